@@ -1,0 +1,28 @@
+.PHONY: setup demo test check lock
+PYTHON ?= python3
+BIN := .venv/bin
+
+setup: .venv/.installed  ## create .venv from the lock
+
+.venv/.installed: requirements-dev.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "dropflow needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % v[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup  ## drop a sample file into an embedded stack and show what becomes of it
+	$(BIN)/dropflow demo
+
+test: setup  ## all tests
+	$(BIN)/pytest
+
+check: setup  ## lint, types, import direction
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock:  ## resolve pyproject.toml anew into the two locks
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra embedded pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --all-extras --constraints requirements.lock pyproject.toml --output-file requirements-dev.lock

@@ -1,0 +1,5 @@
+"""`python -m dropflow`."""
+
+from dropflow.cli import main
+
+main()

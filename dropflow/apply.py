@@ -1,0 +1,34 @@
+"""Bring datasets and automations to the Prefect server: what `dropflow apply` does."""
+
+from collections.abc import Iterator
+
+from dropflow.changes import Change
+from dropflow.datasets import load_datasets
+from dropflow.prefect_env import export_prefect_environment
+from dropflow.settings import Settings
+
+
+def apply(settings: Settings) -> Iterator[Change]:
+    """Work pool, deployments, notification block, automations. Idempotent.
+
+    Raises DatasetError or AutomationError before anything on the server is touched.
+    """
+    datasets = load_datasets(settings.datasets_dir)
+    export_prefect_environment(settings)
+    # Only now: importing Prefect takes seconds and reads the environment.
+    from automations.definitions import load_definitions
+    from automations.sync import sync
+    from flows.deployments import ensure_work_pool, sync_deployments
+    from notifications.block import save_block
+
+    definitions = load_definitions(settings.automations_dir)
+    yield ensure_work_pool(settings.work_pool)
+    deployments = {}
+    for change, deployment_id in sync_deployments(datasets, settings.work_pool):
+        yield change
+        if change.action != "removed":
+            deployments[change.name.removeprefix("preprocess/")] = deployment_id
+    block_id, saved = save_block(settings.notify_urls)
+    if saved:
+        yield saved
+    yield from sync(definitions, deployments, block_id)

@@ -1,0 +1,367 @@
+"""The `dropflow` command. Commands parse, call and print; the work is done elsewhere."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from dropflow import __version__, drops
+from dropflow.datasets import load_datasets
+from dropflow.errors import DropflowError, PermanentError, SettingsError, TransientError
+from dropflow.ledger import Fate, Ledger
+from dropflow.logs import log_to_stderr
+from dropflow.objects import printable
+from dropflow.prefect_api import connect_prefect
+from dropflow.settings import Settings, StoreKind, load_settings
+from dropflow.storage import connect
+
+OK, BAD_OUTCOME, WRONG_USE, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4
+
+EPILOGUE = """\
+Exit codes: 0 done; 1 a bad outcome (rejected, failed, invalid); 2 wrong usage or settings;
+3 the store or Prefect cannot be reached; 4 no outcome in time.
+
+Settings: DROPFLOW_* variables or a .env file, for example DROPFLOW_S3_ENDPOINT,
+DROPFLOW_PREFECT_API_URL, DROPFLOW_NOTIFY_URLS; `dropflow settings` lists them all."""
+
+app = cyclopts.App(
+    name="dropflow",
+    help="Drop a raw file into a bucket; get clean, model-ready data and a message, or a reason.",
+    help_epilogue=EPILOGUE,
+    help_format="plaintext",
+    version=__version__,
+    version_flags=["--version"],
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+DataDir = Annotated[
+    Path | None,
+    Parameter(help="Where `up` keeps everything and others find it (DROPFLOW_DATA_DIR) [.dropflow]."),
+]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for a script.")]
+
+
+def main() -> NoReturn:
+    """Run the command line; an error becomes one readable message and an exit code."""
+    # A SIGTERM unwinds like Ctrl-C, so that whatever was started is stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = app(result_action="return_value")
+    except KeyboardInterrupt:
+        code = 130
+    except DropflowError as error:
+        code = UNREACHABLE if isinstance(error, TransientError) else WRONG_USE
+        err.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        if code == UNREACHABLE:
+            err.print("Is the stack running? `dropflow up` starts one.")
+    sys.exit(code or OK)
+
+
+@app.command
+def up(
+    *,
+    data_dir: DataDir = None,
+    store: Annotated[
+        StoreKind, Parameter(help="Embedded store: seaweedfs, or a minio/silo executable on PATH.")
+    ] = "seaweedfs",
+    s3_port: int | None = None,
+    prefect_port: int | None = None,
+    webhook_port: int | None = None,
+) -> int:
+    """Run the whole pipeline on this machine until Ctrl-C: store, Prefect, worker, listener.
+
+    Nothing needs to be installed besides; everything listens on 127.0.0.1 only. With
+    DROPFLOW_S3_ENDPOINT or DROPFLOW_PREFECT_API_URL set, that store or server is used instead.
+
+    Parameters
+    ----------
+    s3_port
+        Port of the store [free].
+    prefect_port
+        Port of the Prefect server and its UI [free].
+    webhook_port
+        Port of the listener's webhook [free].
+    """
+    from dropflow.embedded.stack import Ports, Stack
+
+    log_to_stderr()
+    ports = Ports(s3_port, prefect_port, webhook_port)
+    with Stack(load_settings(data_dir), store=store, ports=ports, report=_say) as stack:
+        _apply(stack.settings, show=False)
+        stack.listen()
+        _where(stack.settings)
+        out.print("Drop a file: [bold]dropflow drop FILE --dataset NAME[/]. Ctrl-C stops everything.")
+        threading.Event().wait()
+    return OK
+
+
+@app.command
+def drop(
+    files: Annotated[list[Path], Parameter(help="Files to upload.")],
+    /,
+    *,
+    dataset: Annotated[str, Parameter(name=["--dataset", "-d"], help="The dataset they belong to.")],
+    key: Annotated[str | None, Parameter(help="Object key of a single file [folder/FILE].")] = None,
+    wait: Annotated[bool, Parameter(negative="--no-wait", help="Wait for the outcome.")] = True,
+    timeout: Annotated[float, Parameter(help="Seconds to wait for each file.")] = 300,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> int:
+    """Upload files into a dataset's folder and wait for what becomes of each.
+
+    Exits with 0 when all were processed, 1 when one was rejected or failed, 4 when time ran out.
+    """
+    settings = load_settings(data_dir)
+    chosen = load_datasets(settings.datasets_dir)[dataset]
+    if key and len(files) > 1:
+        raise SettingsError("--key goes with a single file")
+    for path in files:
+        if not path.is_file():
+            raise SettingsError(f"there is no file {path}")
+    targets = [(path, drops.target_key(chosen, path, key)) for path in files]
+    store = connect(settings)
+    with _progress() as progress:
+        dropped = []
+        for path, target in targets:
+            name = escape(printable(path.name, 40))
+            task = progress.add_task(f"Uploading {name}", total=path.stat().st_size)
+            dropped.append(drops.upload(store, chosen, path, target, _advance(progress, task)))
+        if not wait:
+            return _print_dropped(dropped, as_json)
+        prefect = connect_prefect(settings.prefect_api)
+        outcomes = []
+        for one in dropped:
+            name = escape(printable(one.path.name, 40))
+            task = progress.add_task(f"Waiting for the receipt of {name}", total=None)
+            outcomes.append(drops.wait(store, prefect, chosen, one, timeout))
+            progress.remove_task(task)
+    return _print_outcomes(settings, outcomes, as_json)
+
+
+@app.command
+def status(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """Show where every object the listener knows stands, by dataset."""
+    settings = load_settings(data_dir)
+    ledger_file = settings.data_dir / "ledger.sqlite"
+    if not ledger_file.exists():
+        raise SettingsError(f"no ledger in {settings.data_dir}: start the listener with `dropflow up`")
+    ledger = Ledger(settings.ledger_url)
+    counts, unreadable = ledger.counts(), ledger.unreadable()
+    ledger.close()
+    if as_json:
+        datasets = {name: {f.value: found.get(f, 0) for f in Fate} for name, found in counts.items()}
+        _print_json({"datasets": datasets, "unreadable_notifications": unreadable})
+        return OK
+    if not counts:
+        out.print("No object seen yet: drop one with [bold]dropflow drop FILE --dataset NAME[/].")
+        return OK
+    table = Table("dataset", *(fate.value for fate in Fate))
+    for name, found in sorted(counts.items()):
+        table.add_row(name or "(none)", *(f"{found.get(fate, 0):,}" for fate in Fate))
+    out.print(table)
+    if unreadable:
+        out.print(f"{unreadable:,} notifications could not be read; they are kept in the ledger.")
+    return OK
+
+
+@app.command
+def apply(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """Bring deployments and automations on the Prefect server in step with the files.
+
+    Idempotent: only what changed is touched. Automations made in the Prefect UI are left alone.
+    """
+    settings = load_settings(data_dir)
+    changes = _apply(settings, show=not as_json)
+    if as_json:
+        _print_json([asdict(change) for change in changes])
+    return OK
+
+
+@app.command
+def check(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """Say whether the dataset files are valid, and if not, where and what was expected."""
+    settings = load_settings(data_dir)
+    try:
+        datasets = load_datasets(settings.datasets_dir)
+    except PermanentError as error:
+        if as_json:
+            _print_json({"valid": False, "problems": str(error).splitlines()})
+        else:
+            err.print(escape(str(error)), style="red", soft_wrap=True)
+        return BAD_OUTCOME
+    if as_json:
+        _print_json({"valid": True, "datasets": list(datasets.by_name)})
+        return OK
+    for name, dataset in datasets.by_name.items():
+        steps = ", ".join(step.kind for step in dataset.steps)
+        out.print(f"[green]ok[/] {name}: {escape(dataset.match)} -> {dataset.output_bucket} ({steps})")
+    return OK
+
+
+@app.command
+def settings(*, data_dir: DataDir = None) -> int:
+    """List every setting with its value; secrets are hidden."""
+    values = load_settings(data_dir)
+    for name, field in type(values).model_fields.items():
+        text = escape(f"DROPFLOW_{name.upper()}={getattr(values, name)}")
+        out.print(text + (f"  [dim]# {escape(field.description)}[/]" if field.description else ""))
+    return OK
+
+
+@app.command
+def listen(*, data_dir: DataDir = None) -> int:
+    """Run the listener: object notifications into the ledger, and events to Prefect.
+
+    Follows MinIO's stream, serves the webhook and sweeps the buckets, as the settings say.
+    """
+    import asyncio
+
+    from listeners.service import serve
+
+    log_to_stderr()
+    asyncio.run(serve(load_settings(data_dir)))
+    return OK
+
+
+@app.command
+def worker(*, data_dir: DataDir = None) -> int:
+    """Run a worker: it needs the object store and the Prefect API, nothing else."""
+    from dropflow.prefect_env import export_prefect_environment
+
+    chosen = load_settings(data_dir)
+    log_to_stderr()
+    export_prefect_environment(chosen)
+    os.environ["DROPFLOW_DATA_DIR"] = str(chosen.data_dir)
+    from flows.worker import run_worker
+
+    run_worker(chosen)
+    return OK
+
+
+@app.command
+def demo(*, data_dir: DataDir = None, rows: int = 10_000) -> int:
+    """Drop a sample file into an embedded stack and show what becomes of it.
+
+    On a terminal everything then keeps running until Ctrl-C, for a look at the Prefect UI.
+
+    Parameters
+    ----------
+    rows
+        Rows of the sample.
+    """
+    from dropflow.demo import run_demo
+
+    log_to_stderr()
+    return run_demo(load_settings(data_dir or Path(".dropflow/demo")), rows, out)
+
+
+def _say(text: str) -> None:
+    out.print(f"[dim]·[/] {escape(text)}")
+
+
+def _apply(settings: Settings, *, show: bool) -> list[Any]:
+    from dropflow.apply import apply as changes_of
+
+    changes = []
+    for change in changes_of(settings):
+        changes.append(change)
+        if show:
+            style = "dim" if change.action == "unchanged" else "green"
+            out.print(f"[{style}]{change.action:9}[/] {change.kind} {escape(change.name)}")
+    told = any(change.kind == "automation" and "success" in change.name for change in changes)
+    if show and not told:
+        out.print("No messages are sent: set DROPFLOW_NOTIFY_URLS, for example to slack://… or mailto://…")
+    return changes
+
+
+def _where(settings: Settings) -> None:
+    out.print(f"Prefect UI    {settings.prefect_ui}", soft_wrap=True)
+    out.print(f"Object store  {settings.s3_endpoint}", soft_wrap=True)
+    out.print(f"Data          {settings.data_dir} (credentials in stack.env, logs in logs/)", soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        yield progress
+
+
+def _advance(progress: Progress, task: Any) -> Callable[[int], None]:
+    return lambda sent: progress.advance(task, sent)
+
+
+def _print_dropped(dropped: list[drops.Drop], as_json: bool) -> int:
+    if as_json:
+        _print_json([{"file": str(d.path), "object": d.ref.url, "etag": d.ref.etag} for d in dropped])
+        return OK
+    for one in dropped:
+        out.print(f"uploaded {escape(printable(one.ref.url, 400))}", soft_wrap=True)
+    return OK
+
+
+def _print_outcomes(settings: Settings, outcomes: list[drops.Outcome], as_json: bool) -> int:
+    if as_json:
+        _print_json([_outcome_json(settings, outcome) for outcome in outcomes])
+    else:
+        for outcome in outcomes:
+            _print_outcome(settings, outcome)
+    fates = {outcome.fate for outcome in outcomes}
+    if fates & {"rejected", "failed"}:
+        return BAD_OUTCOME
+    return TIMED_OUT if "pending" in fates else OK
+
+
+def _outcome_json(settings: Settings, outcome: drops.Outcome) -> dict[str, Any]:
+    receipt = outcome.receipt
+    return {
+        "file": str(outcome.drop.path),
+        "object": outcome.drop.ref.url,
+        "etag": outcome.drop.ref.etag,
+        "fate": outcome.fate,
+        "reason": outcome.reason,
+        "repeated": outcome.drop.repeated is not None,
+        "output": receipt.output_url if receipt else "",
+        "rows_in": receipt.rows_in if receipt else None,
+        "rows_out": receipt.rows_out if receipt else None,
+        "steps": [step.model_dump() for step in receipt.steps] if receipt else [],
+        "run_url": settings.run_url(outcome.flow_run_id) if outcome.flow_run_id else "",
+        "seconds": round(outcome.seconds, 3),
+    }
+
+
+def _print_outcome(settings: Settings, outcome: drops.Outcome) -> None:
+    style = {"processed": "green", "pending": "yellow"}.get(outcome.fate, "red")
+    name = escape(printable(outcome.drop.ref.url, 400))
+    out.print(f"[{style}]{outcome.fate}[/] {name}", soft_wrap=True)
+    if outcome.drop.repeated:
+        out.print("  the same bytes had this receipt before: nothing was done again")
+    if outcome.reason:
+        out.print(f"  {escape(outcome.reason)}", soft_wrap=True)
+    if receipt := outcome.receipt:
+        if receipt.output_url:
+            out.print(f"  {receipt.rows_in:,} rows in, {receipt.rows_out:,} out", soft_wrap=True)
+            out.print(f"  {escape(printable(receipt.output_url, 400))}", soft_wrap=True)
+        for step in receipt.steps:
+            out.print(f"  {step.name}: {escape(step.detail)}", soft_wrap=True)
+    if outcome.flow_run_id:
+        out.print(f"  {settings.run_url(outcome.flow_run_id)}", soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    # Not through rich, which would wrap long lines.
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")

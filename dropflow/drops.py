@@ -1,0 +1,89 @@
+"""Drop a file: upload it into a dataset's folder and wait for what becomes of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from dropflow.datasets import Dataset
+from dropflow.errors import SettingsError
+from dropflow.objects import ObjectRef
+from dropflow.prefect_api import PrefectApi, key_tag
+from dropflow.receipts import Receipt, read_receipt
+from dropflow.storage import ObjectStore
+
+RECEIPT_POLL = 0.1
+RUN_POLL = 2.0
+"""Seconds between two questions to Prefect whether the run has failed."""
+ENDED_BADLY = {"FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass(frozen=True)
+class Drop:
+    """An uploaded file. `repeated`: the same bytes had a receipt before."""
+
+    path: Path
+    ref: ObjectRef
+    repeated: Receipt | None
+    started: datetime
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a drop; `fate` is processed, rejected, failed, or pending when time ran out."""
+
+    drop: Drop
+    fate: str
+    reason: str
+    seconds: float
+    receipt: Receipt | None = None
+    flow_run_id: str = ""
+
+
+def target_key(dataset: Dataset, path: Path, key: str | None) -> str:
+    """Where the file goes. Raises SettingsError when the dataset would not pick it up there."""
+    key = key or dataset.prefix + path.name
+    if not dataset.matches(dataset.bucket, key):
+        raise SettingsError(
+            f"{path}: as {dataset.bucket}/{key} it would not belong to the dataset {dataset.name!r}, "
+            f"which takes {dataset.match}; rename it or give another --key"
+        )
+    return key
+
+
+def upload(
+    store: ObjectStore, dataset: Dataset, path: Path, key: str, progress: Callable[[int], None]
+) -> Drop:
+    """Upload the file; `progress` is called with bytes sent since its last call."""
+    started = datetime.now(UTC)
+    ref = store.upload(path, dataset.bucket, key, progress)
+    repeated = read_receipt(store, dataset, ref)
+    if repeated and repeated.written_at > started:
+        repeated = None
+    return Drop(path, ref, repeated, started)
+
+
+def wait(store: ObjectStore, prefect: PrefectApi, dataset: Dataset, drop: Drop, seconds: float) -> Outcome:
+    """Wait up to `seconds` for the receipt, or for a run that ended badly without one."""
+    begun = time.monotonic()
+    ask_prefect = begun + RUN_POLL
+    while (now := time.monotonic()) - begun < seconds:
+        receipt = read_receipt(store, dataset, drop.ref)
+        if receipt:
+            return Outcome(drop, receipt.fate, receipt.reason, now - begun, receipt, receipt.flow_run_id)
+        if now > ask_prefect:
+            ask_prefect = now + RUN_POLL
+            if run := _failed_run(prefect, drop):
+                reason = str((run["state"] or {}).get("message") or run["state_name"])
+                return Outcome(drop, "failed", reason, now - begun, flow_run_id=run["id"])
+        time.sleep(RECEIPT_POLL)
+    reason = f"no receipt after {seconds:g} s; it may still come: see `dropflow status` and the Prefect UI"
+    return Outcome(drop, "pending", reason, seconds)
+
+
+def _failed_run(prefect: PrefectApi, drop: Drop) -> dict[str, Any] | None:
+    """The latest run for the object since the drop, if it ended badly."""
+    runs = prefect.runs_tagged(key_tag(drop.ref.key), drop.started - timedelta(seconds=1))
+    return runs[0] if runs and runs[0]["state_type"] in ENDED_BADLY else None

@@ -1,0 +1,171 @@
+"""Child processes that are kept running: started, watched, restarted, stopped."""
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dropflow.errors import DropflowError
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+STOP_SECONDS = 10.0
+POLL_SECONDS = 0.2
+FIRST_RESTART, LONGEST_RESTART = 0.2, 10.0
+CALM_SECONDS = 30.0
+"""A process that ran this long has its restart delay forgotten."""
+_PR_SET_PDEATHSIG = 1
+
+
+class ProcessError(DropflowError):
+    """A process did not become ready."""
+
+
+def free_port(wanted: int | None = None) -> int:
+    """`wanted` if it is free on loopback, else any free port."""
+    for port in (wanted, 0):
+        if port is None:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ProcessError("no free port on 127.0.0.1")
+
+
+def _die_with_parent() -> None:
+    """Linux: end this child when whoever started it is killed, so that no port stays taken."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@dataclass
+class Process:
+    """One supervised command; its output goes to `log_file`."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    log_file: Path
+    ready: Callable[[], bool]
+    user: str | None = None
+    """The account it runs under; None: ours."""
+    restarts: int = 0
+    _child: subprocess.Popen[bytes] | None = None
+    _started: float = 0.0
+    _delay: float = FIRST_RESTART
+    _restart_at: float | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    def start(self) -> None:
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as output:
+            self._child = subprocess.Popen(
+                self.command,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                user=self.user,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - takes no lock, allocates nothing shared
+            )
+        self._started = time.monotonic()
+
+    def wait_ready(self, seconds: float) -> None:
+        """Raises ProcessError with the end of the log when it is not ready in time."""
+        deadline = time.monotonic() + seconds
+        while not self.ready():
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{self.name} was not ready in {seconds:.0f} s; {self._last_words()}")
+            time.sleep(0.05)
+
+    def check(self) -> None:
+        """Start the process again if it has died; later and later when it keeps dying."""
+        with self._lock:
+            if self._child is None or self._child.poll() is None:
+                return
+            now = time.monotonic()
+            if self._restart_at is None:
+                if now - self._started > CALM_SECONDS:
+                    self._delay = FIRST_RESTART
+                self._restart_at = now + self._delay
+                self._delay = min(2 * self._delay, LONGEST_RESTART)
+                log.warning(
+                    "%s ended with code %s; starting it again; %s",
+                    self.name,
+                    self._child.returncode,
+                    self._last_words(),
+                )
+            if now >= self._restart_at:
+                self._restart_at = None
+                self.restarts += 1
+                self.start()
+
+    def stop(self) -> None:
+        """SIGTERM to the process group, SIGKILL after STOP_SECONDS."""
+        with self._lock:
+            child, self._child = self._child, None
+        if child is None:
+            return
+        for number, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+            try:
+                os.killpg(child.pid, number)
+                child.wait(patience)
+            except ProcessLookupError:
+                break
+            except subprocess.TimeoutExpired:
+                log.warning("%s did not stop in %.0f s", self.name, patience)
+            else:
+                break
+        child.wait()
+
+    def _last_words(self) -> str:
+        try:
+            lines = self.log_file.read_text(errors="replace").strip().splitlines()[-3:]
+        except OSError:
+            lines = []
+        return f"log {self.log_file}: {' | '.join(lines)[-500:]}"
+
+
+class Supervisor:
+    """Keeps processes running from a thread until stopped."""
+
+    def __init__(self) -> None:
+        self.processes: dict[str, Process] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def start(self, process: Process) -> None:
+        process.start()
+        self.processes[process.name] = process
+
+    def stop(self) -> None:
+        """Stop all, the last started first."""
+        self._stopping.set()
+        self._thread.join()
+        for process in reversed(self.processes.values()):
+            process.stop()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(POLL_SECONDS):
+            for process in list(self.processes.values()):
+                process.check()

@@ -1,0 +1,254 @@
+"""The whole pipeline on one machine: store, Prefect server, worker and listener, supervised."""
+
+import fcntl
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import httpx
+from botocore.exceptions import BotoCoreError, ClientError
+from dotenv import dotenv_values
+
+from dropflow.datasets import Datasets, load_datasets
+from dropflow.embedded.database import embedded_database
+from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, free_port
+from dropflow.embedded.stores import StoreAccess, Webhook, minio, seaweedfs
+from dropflow.errors import SettingsError
+from dropflow.prefect_env import prefect_environment
+from dropflow.settings import PREFIX, Settings, StoreKind, load_settings
+from dropflow.storage import connect
+
+STORE_SECONDS = 60
+SERVER_SECONDS = 240
+"""A first start migrates a new database: some 20 s on a busy machine."""
+INNER_PORTS = ("master", "volume", "filer", "admin")
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Ports asked for; None: the one used last time if it is still free, else any free one."""
+
+    s3: int | None = None
+    prefect: int | None = None
+    webhook: int | None = None
+
+
+class Stack:
+    """`with Stack(settings) as stack:` starts what is not set to be elsewhere, and stops it again.
+
+    `stack.settings` then has every address; `<data-dir>/stack.env` tells them to other processes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: StoreKind = "seaweedfs",
+        ports: Ports | None = None,
+        report: Report = lambda _: None,
+    ) -> None:
+        self.settings = settings
+        self._kind = store
+        self._ports = ports or Ports()
+        self._report = report
+        self._lock: IO[str] | None = None
+        # What an earlier `up` wrote down is ours to start again; anything else is somebody's choice.
+        saved = _saved(settings)
+        self._own_store = settings.s3_endpoint in (None, saved.get("S3_ENDPOINT"))
+        self._own_server = settings.prefect_api_url in (None, saved.get("PREFECT_API_URL"))
+        self._decided: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._lock = _lock(self.settings.data_dir)
+        self.supervisor = Supervisor()
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self.supervisor.stop()
+        if self._lock:
+            self._lock.close()
+
+    def _start(self) -> None:
+        datasets = load_datasets(self.settings.datasets_dir)
+        self._save(datasets)
+        if self._own_server:
+            self._start_server()
+        # The worker imports and warms up while the server starts; it waits for the server itself.
+        self._run("worker", ["-m", "dropflow", "worker"], lambda _: True)
+        store = connect(self.settings)
+        if self._own_store:
+            self.supervisor.processes["store"].wait_ready(STORE_SECONDS)
+        self._report(f"Object store ready at {self.settings.s3_endpoint}")
+        for bucket in datasets.buckets:
+            store.ensure_bucket(bucket)
+        if self._own_server:
+            self.supervisor.processes["prefect"].wait_ready(SERVER_SECONDS)
+        self._report(f"Prefect ready at {self.settings.prefect_ui}")
+
+    def _start_server(self) -> None:
+        database = embedded_database(self.settings.data_dir)
+        self._report(f"Starting the Prefect server on {database.name}")
+        if database.process:
+            self.supervisor.start(database.process)
+            database.process.wait_ready(STORE_SECONDS)
+        server = ["-m", "prefect", "server", "start", *_address(self.settings)]
+        self._run("prefect", server, _api_ready, database.environment)
+
+    def listen(self) -> None:
+        """Start the listener: only once automations are in place, or its first events go nowhere."""
+        self._run("listener", ["-m", "dropflow", "listen"], _webhook_ready)
+        if self.settings.webhook_port:
+            self.supervisor.processes["listener"].wait_ready(STORE_SECONDS)
+        self._report("Listener ready")
+
+    def _save(self, datasets: Datasets) -> None:
+        """Decide addresses and credentials, write them down, start the store that needs them."""
+        before = self.settings
+        token, key, secret = before.webhook_token, before.s3_access_key, before.s3_secret_key
+        values = {
+            "WEBHOOK_PORT": str(self._port("webhook", self._ports.webhook, before.webhook_port)),
+            "WEBHOOK_TOKEN": token.get_secret_value() if token else secrets.token_urlsafe(24),
+        }
+        if self._own_server:
+            port = self._port("prefect", self._ports.prefect, _port_of(before.prefect_api_url))
+            values["PREFECT_API_URL"] = f"http://{LOOPBACK}:{port}/api"
+        if self._own_store:
+            access = StoreAccess(
+                self._port("s3", self._ports.s3, _port_of(before.s3_endpoint)),
+                key.get_secret_value() if key else secrets.token_hex(10),
+                secret.get_secret_value() if secret else secrets.token_hex(20),
+            )
+            values |= {
+                "S3_ENDPOINT": access.endpoint,
+                "S3_ACCESS_KEY": access.access_key,
+                "S3_SECRET_KEY": access.secret_key,
+                "LISTEN_STREAM": str(self._kind == "minio").lower(),
+            }
+        _write_private(before.stack_file, values)
+        self._decided = values
+        decided = {name.lower(): value for name, value in values.items()}
+        self.settings = load_settings(before.data_dir, **decided)
+        if self._own_store:
+            self._report(f"Starting {self._kind}")
+            self._start_store(access, datasets)
+
+    def _port(self, what: str, wanted: int | None, last: int | None) -> int:
+        port = free_port(wanted or last)
+        if wanted and port != wanted:
+            raise SettingsError(f"the {what} port {wanted} is taken; give another or leave it out")
+        return port
+
+    def _start_store(self, access: StoreAccess, datasets: Datasets) -> None:
+        folder = self.settings.data_dir / self._kind
+        if self._kind == "minio":
+            command, environment = minio(folder, access)
+        else:
+            assert self.settings.webhook_token
+            url = f"http://{LOOPBACK}:{self.settings.webhook_port}/notifications"
+            token = self.settings.webhook_token.get_secret_value()
+            webhook = Webhook(url, token, datasets.raw_buckets)
+            inner = [free_port() for _ in INNER_PORTS]
+            command, environment = seaweedfs(folder, access, inner, webhook)
+        log_file = self.settings.data_dir / "logs" / "store.log"
+        ready = _store_ready(self.settings)
+        self.supervisor.start(Process("store", command, environment, log_file, ready))
+
+    def _run(
+        self,
+        name: str,
+        arguments: list[str],
+        ready: Callable[[Settings], bool],
+        more: dict[str, str] | None = None,
+    ) -> None:
+        environment = {
+            **(more or {}),
+            **prefect_environment(self.settings),
+            f"{PREFIX}DATA_DIR": str(self.settings.data_dir),
+            **{PREFIX + name: value for name, value in self._decided.items()},
+            "PYTHONUNBUFFERED": "1",
+        }
+        log_file = self.settings.data_dir / "logs" / f"{name}.log"
+        command = [sys.executable, *arguments]
+        process = Process(name, command, environment, log_file, lambda: ready(self.settings))
+        self.supervisor.start(process)
+
+
+def _lock(data_dir: Path) -> IO[str]:
+    """One stack per data directory. Raises SettingsError when another one runs."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = (data_dir / "up.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise SettingsError(f"a stack is running in {data_dir} already; stop it or take another") from error
+    return lock
+
+
+def _write_private(path: Path, values: dict[str, str]) -> None:
+    text = "# Written by `dropflow up`; other commands find the running stack by it. Holds secrets.\n"
+    text += "".join(f"{PREFIX}{name}={value}\n" for name, value in values.items())
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def _saved(settings: Settings) -> dict[str, str]:
+    values = dotenv_values(settings.stack_file) if settings.stack_file.exists() else {}
+    return {name.removeprefix(PREFIX): value for name, value in values.items() if value}
+
+
+def _port_of(url: str | None) -> int | None:
+    return httpx.URL(url).port if url else None
+
+
+def _address(settings: Settings) -> list[str]:
+    url = httpx.URL(settings.prefect_api)
+    return ["--host", url.host, "--port", str(url.port)]
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _api_ready(settings: Settings) -> bool:
+    return _answers(f"{settings.prefect_api}/health")
+
+
+def _webhook_ready(settings: Settings) -> bool:
+    return _answers(f"http://{settings.webhook_host}:{settings.webhook_port}/notifications")
+
+
+def _store_ready(settings: Settings) -> Callable[[], bool]:
+    store = connect(settings)
+
+    def ready() -> bool:
+        try:
+            store.client.list_buckets()
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+    return ready

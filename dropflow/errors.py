@@ -1,0 +1,45 @@
+"""Every error Dropflow raises on purpose. Transient ones may be tried again; permanent ones never."""
+
+
+class DropflowError(Exception):
+    """Base of all errors with a message meant for the user."""
+
+
+class TransientError(DropflowError):
+    """May pass by itself: network, timeout, an overloaded or restarting server."""
+
+
+class PermanentError(DropflowError):
+    """Stays until a person changes something."""
+
+
+class SettingsError(PermanentError):
+    """A setting is missing or wrong."""
+
+
+class DatasetError(PermanentError):
+    """A dataset file is wrong."""
+
+
+class AutomationError(PermanentError):
+    """An automation file is wrong."""
+
+
+class RejectedError(PermanentError):
+    """An object's content cannot be prepared: the reason tells its owner what to mend."""
+
+
+class ObjectMissingError(PermanentError):
+    """The object is not in the bucket (any more)."""
+
+
+class AlreadyExistsError(PermanentError):
+    """A conditional PUT lost: another writer created the object first."""
+
+
+class ReceiptError(PermanentError):
+    """A stored receipt cannot be read."""
+
+
+class NotificationFormatError(PermanentError):
+    """A notification body or line is not what any supported store sends."""

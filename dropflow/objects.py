@@ -1,0 +1,48 @@
+"""Objects in buckets, and the news that one was created."""
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote
+
+Source = Literal["stream", "webhook", "sweep"]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """An object: same bucket, key and etag means the same bytes in the same place.
+
+    `etag` is "" while only the key is known (SeaweedFS does not announce etags); `size` is in bytes.
+    """
+
+    bucket: str
+    key: str
+    etag: str = ""
+    size: int | None = None
+    version_id: str | None = None
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the key: what people call the file."""
+        return self.key.rstrip("/").rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCreated:
+    """A hint that an object appeared or was overwritten. May come late, twice, or never."""
+
+    ref: ObjectRef
+    source: Source
+
+
+def printable(text: str, limit: int = 120) -> str:
+    """`text` on one line without control characters, shortened to `limit` characters.
+
+    Keys and cell values are chosen by whoever uploads; terminals, mails and run names are not
+    theirs to write control sequences into.
+    """
+    clean = "".join(c if c.isprintable() else quote(c, safe="", errors="replace") for c in text)
+    return clean if len(clean) <= limit else f"{clean[: limit - 9]}…{clean[-8:]}"

@@ -1,0 +1,85 @@
+"""The few Prefect API calls that do not need Prefect's own client, over plain HTTP.
+
+`import prefect` costs seconds and 150 MiB: the listener and `dropflow drop` do without.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from dropflow.errors import PermanentError, TransientError
+from dropflow.objects import ObjectRef
+from dropflow.retry import retry
+
+OBJECT_CREATED = "object.created"
+
+
+def object_created_event(dataset: str, refs: list[ObjectRef]) -> dict[str, Any]:
+    """The event an automation turns into a run: dataset and object references, never bytes."""
+    return {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": OBJECT_CREATED,
+        "resource": {
+            "prefect.resource.id": f"dropflow.dataset.{dataset}",
+            "prefect.resource.name": dataset,
+        },
+        "payload": {
+            "dataset": dataset,
+            "bucket": refs[0].bucket,
+            "objects": [
+                {"key": r.key, "etag": r.etag, "size": r.size, "version_id": r.version_id} for r in refs
+            ],
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class PrefectApi:
+    """A client for one Prefect API. Methods raise TransientError once retries are used up."""
+
+    http: httpx.Client
+
+    @retry
+    def post_events(self, events: list[dict[str, Any]]) -> None:
+        """Post events; the 204 says they were received, not that they are kept."""
+        self._post("/events", events)
+
+    @retry
+    def runs_tagged(self, tag: str, since: datetime) -> list[dict[str, Any]]:
+        """Flow runs with this tag expected since then, the latest first."""
+        body = {
+            "flow_runs": {
+                "tags": {"all_": [tag]},
+                "expected_start_time": {"after_": since.isoformat()},
+            },
+            "sort": "EXPECTED_START_TIME_DESC",
+            "limit": 5,
+        }
+        runs: list[dict[str, Any]] = self._post("/flow_runs/filter", body).json()
+        return runs
+
+    def _post(self, path: str, body: Any) -> httpx.Response:
+        try:
+            answer = self.http.post(path, json=body)
+        except httpx.TransportError as error:
+            raise TransientError(f"Prefect API {self.http.base_url}: {error!r}") from error
+        if answer.status_code >= 500 or answer.status_code in (408, 429):
+            raise TransientError(f"Prefect API answered {answer.status_code} to POST {path}")
+        if answer.is_error:
+            raise PermanentError(
+                f"Prefect API answered {answer.status_code} to POST {path}: {answer.text[:300]}"
+            )
+        return answer
+
+
+def connect_prefect(api_url: str) -> PrefectApi:
+    return PrefectApi(httpx.Client(base_url=api_url, timeout=15))
+
+
+def key_tag(key: str) -> str:
+    """The tag a run carries for each of its objects."""
+    return f"key:{key}"

@@ -1,0 +1,22 @@
+"""Prefect's own settings, derived from ours."""
+
+import os
+
+from dropflow.settings import Settings
+
+
+def prefect_environment(settings: Settings) -> dict[str, str]:
+    """The variables for every process that imports Prefect: server, worker, apply."""
+    return {
+        "PREFECT_HOME": str(settings.data_dir / "prefect"),
+        "PREFECT_API_URL": settings.prefect_api,
+        "PREFECT_UI_URL": settings.prefect_ui,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": str(settings.worker_poll_seconds),
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def export_prefect_environment(settings: Settings) -> None:
+    """Call before `import prefect`, which reads its settings then."""
+    os.environ.update(prefect_environment(settings))

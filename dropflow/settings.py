@@ -1,0 +1,140 @@
+"""Settings: `DROPFLOW_*` variables, then `.env`, then what `dropflow up` wrote into the data directory."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dropflow.errors import SettingsError
+
+PREFIX = "DROPFLOW_"
+PROJECT = Path(__file__).resolve().parent.parent
+STACK_FILE = "stack.env"
+"""Where `dropflow up` writes the addresses and credentials of what it started (mode 0600)."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; field `x` is the variable `DROPFLOW_X`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    data_dir: Path = Field(Path(".dropflow"), description="ledger, logs and the embedded stack's data")
+    env_file: Path = Field(Path(".env"), description="more settings, one NAME=value a line")
+    datasets_dir: Path = Field(PROJECT / "datasets", description="one YAML file per dataset")
+    automations_dir: Path = Field(PROJECT / "automations", description="one YAML file per automation")
+
+    s3_endpoint: str | None = Field(None, description="http(s) address of the object store")
+    s3_access_key: SecretStr | None = None
+    s3_secret_key: SecretStr | None = None
+    s3_region: str = "us-east-1"
+
+    prefect_api_url: str | None = Field(None, description="Prefect API, ending in /api")
+    work_pool: str = Field("dropflow", min_length=1)
+    worker_poll_seconds: float = Field(0.5, gt=0, le=60)
+    worker_limit: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+
+    listen_stream: bool = Field(default=True, description="follow MinIO's notification stream")
+    webhook_host: str = "127.0.0.1"
+    webhook_port: int | None = Field(None, ge=1, le=65535, description="None: no webhook")
+    webhook_token: SecretStr | None = Field(None, min_length=16)
+    sweep_seconds: float = Field(30, ge=1)
+
+    notify_urls: SecretStr | None = Field(
+        None, description="Apprise URLs (https://appriseit.com), separated by spaces or newlines"
+    )
+
+    @field_validator("s3_endpoint", "prefect_api_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("expected an address that starts with http:// or https://")
+        return value.rstrip("/") if value else None
+
+    @property
+    def ledger_url(self) -> str:
+        return f"sqlite:///{self.data_dir / 'ledger.sqlite'}"
+
+    @property
+    def stack_file(self) -> Path:
+        return self.data_dir / STACK_FILE
+
+    @property
+    def prefect_api(self) -> str:
+        """The Prefect API's address. Raises SettingsError when there is none."""
+        if not self.prefect_api_url:
+            raise SettingsError(
+                "no Prefect API: start one with `dropflow up`, or set DROPFLOW_PREFECT_API_URL "
+                "(for example http://127.0.0.1:4200/api)"
+            )
+        return self.prefect_api_url
+
+    @property
+    def prefect_ui(self) -> str:
+        return self.prefect_api.removesuffix("/api")
+
+    def run_url(self, flow_run_id: str) -> str:
+        return f"{self.prefect_ui}/runs/flow-run/{flow_run_id}"
+
+
+FIELDS = Settings.model_fields
+
+
+def _file_values(path: Path) -> dict[str, str]:
+    try:
+        values = dotenv_values(path) if path.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error}") from error
+    return {name: value for name, value in values.items() if name.startswith(PREFIX) and value}
+
+
+def _by_field(values: dict[str, str], origin: str) -> dict[str, str]:
+    fields = {}
+    for name, value in values.items():
+        field = name.removeprefix(PREFIX).lower()
+        if field not in FIELDS:
+            near = difflib.get_close_matches(field, FIELDS, n=1)
+            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+            raise SettingsError(f"{name} ({origin}) is no setting of Dropflow{hint}")
+        fields[field] = value
+    return fields
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False):
+        name = PREFIX + ".".join(str(part) for part in problem["loc"]).upper()
+        lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings; `data_dir` and `overrides` win over every file and variable.
+
+    Raises SettingsError, which names the variable and what was expected, never its value.
+    """
+    environment = _by_field(
+        {name: value for name, value in os.environ.items() if name.startswith(PREFIX) and value},
+        "environment",
+    )
+    env_file = Path(environment.get("env_file", FIELDS["env_file"].default))
+    from_file = _by_field(_file_values(env_file), str(env_file))
+    chosen: dict[str, Any] = {**from_file, **environment, **overrides}
+    if data_dir is not None:
+        chosen["data_dir"] = data_dir
+    stack_file = Path(chosen.get("data_dir", FIELDS["data_dir"].default)) / STACK_FILE
+    stack = _by_field(_file_values(stack_file), str(stack_file))
+    if "s3_endpoint" in chosen:
+        # Another store than the embedded one: none of its credentials fit.
+        stack = {name: value for name, value in stack.items() if not name.startswith("s3_")}
+    try:
+        settings = Settings(**{**stack, **chosen})
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+    return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().absolute()})
+
+
+StoreKind = Literal["seaweedfs", "minio"]

@@ -1,0 +1,164 @@
+"""The object store: a small face over boto3 whose errors say whether trying again can help."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from dropflow.errors import (
+    AlreadyExistsError,
+    ObjectMissingError,
+    PermanentError,
+    SettingsError,
+    TransientError,
+)
+from dropflow.objects import ObjectRef
+from dropflow.retry import retry
+from dropflow.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
+_CONFLICT = {"409", "412", "PreconditionFailed", "ConditionalRequestConflict"}
+_TRANSIENT = {"RequestTimeout", "SlowDown", "TooManyRequests", "InternalError", "ServiceUnavailable"}
+_OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+
+
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
+    """Translate botocore's errors to ours, naming what was being done."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        message = f"{what}: the store answered {status} {code}"
+        if code in _MISSING:
+            raise ObjectMissingError(f"{what}: no such object (deleted or renamed?)") from error
+        if code in _CONFLICT:
+            raise AlreadyExistsError(message) from error
+        if code in _TRANSIENT or status >= 500 or status == 429:
+            raise TransientError(message) from error
+        raise PermanentError(f"{message}: check the credentials and their permissions") from error
+    except BotoCoreError as error:
+        raise TransientError(f"{what}: {error}") from error
+
+
+def _etag(response: Any) -> str:
+    return str(response["ETag"]).strip('"')
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """An S3-compatible store. Methods raise TransientError once retries are used up."""
+
+    client: "S3Client"
+
+    @retry
+    def stat(self, bucket: str, key: str) -> ObjectRef:
+        """The object as it is now. Raises ObjectMissingError."""
+        with _errors(f"stat s3://{bucket}/{key}"):
+            head = self.client.head_object(Bucket=bucket, Key=key)
+        return ObjectRef(bucket, key, _etag(head), head["ContentLength"], head.get("VersionId"))
+
+    @retry
+    def get(self, bucket: str, key: str) -> tuple[ObjectRef, bytes]:
+        """The object as it is now, with its bytes. Raises ObjectMissingError."""
+        with _errors(f"get s3://{bucket}/{key}"):
+            answer = self.client.get_object(Bucket=bucket, Key=key)
+            body = answer["Body"].read()
+        return ObjectRef(bucket, key, _etag(answer), len(body), answer.get("VersionId")), body
+
+    @retry
+    def put(self, bucket: str, key: str, body: bytes, content_type: str) -> ObjectRef:
+        """Write an object whole: readers see all of it or none."""
+        with _errors(f"put s3://{bucket}/{key}"):
+            done = self.client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+        return ObjectRef(bucket, key, _etag(done), len(body), done.get("VersionId"))
+
+    @retry
+    def create(self, bucket: str, key: str, body: bytes, content_type: str) -> None:
+        """Write an object only if the key is free. Raises AlreadyExistsError.
+
+        A retry after a lost answer can meet its own first attempt: the caller compares contents.
+        """
+        with _errors(f"create s3://{bucket}/{key}"):
+            self.client.put_object(
+                Bucket=bucket, Key=key, Body=body, ContentType=content_type, IfNoneMatch="*"
+            )
+
+    @retry
+    def upload(self, path: Path, bucket: str, key: str, progress: Callable[[int], None]) -> ObjectRef:
+        """Upload a file in parts; `progress` is called with bytes sent since its last call."""
+        with _errors(f"upload {path} to s3://{bucket}/{key}"):
+            self.client.upload_file(str(path), bucket, key, Callback=progress)
+        return self.stat(bucket, key)
+
+    def list(self, bucket: str, prefix: str = "") -> Iterator[ObjectRef]:
+        """Objects below `prefix`, one page of up to 1,000 in memory at a time."""
+        token: str | None = None
+        while True:
+            page = self._page(bucket, prefix, token)
+            for item in page.get("Contents", []):
+                # Zero-byte "directory" markers are what browsers make folders of, not files.
+                if not item["Key"].endswith("/"):
+                    yield ObjectRef(bucket, item["Key"], _etag(item), item["Size"])
+            token = page.get("NextContinuationToken")
+            if not token:
+                return
+
+    @retry
+    def _page(self, bucket: str, prefix: str, token: str | None) -> Any:
+        more = {"ContinuationToken": token} if token else {}
+        with _errors(f"list s3://{bucket}/{prefix}"):
+            return self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)  # type: ignore[arg-type]
+
+    @retry
+    def ensure_bucket(self, bucket: str) -> None:
+        """Create the bucket unless it is there."""
+        with _errors(f"create bucket {bucket}"):
+            try:
+                self.client.head_bucket(Bucket=bucket)
+                return
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in {"404", "NoSuchBucket"}:
+                    raise
+            try:
+                self.client.create_bucket(Bucket=bucket)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in _OWNED:
+                    raise
+
+
+def connect(settings: Settings) -> ObjectStore:
+    """Open the store the settings name. Raises SettingsError."""
+    if not (settings.s3_endpoint and settings.s3_access_key and settings.s3_secret_key):
+        raise SettingsError(
+            "no object store: start one with `dropflow up`, or set DROPFLOW_S3_ENDPOINT, "
+            "DROPFLOW_S3_ACCESS_KEY and DROPFLOW_S3_SECRET_KEY"
+        )
+    client = boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key.get_secret_value(),
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+        config=Config(
+            s3={"addressing_style": "path"},
+            # Retrying is dropflow.retry's business alone.
+            retries={"total_max_attempts": 1},
+            # Newer checksums are trailers that many S3-compatible stores do not read.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            connect_timeout=5,
+            read_timeout=60,
+            max_pool_connections=32,
+        ),
+    )
+    return ObjectStore(client)

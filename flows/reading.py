@@ -1,0 +1,65 @@
+"""Raw bytes to a DataFrame. Pure: no Prefect, no store."""
+
+import csv
+import io
+
+import pandas as pd
+
+from dropflow.errors import RejectedError
+from dropflow.objects import printable
+
+_MAGIC = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive or Excel workbook",
+    b"\x1f\x8b": "a gzip archive",
+    b"PAR1": "a Parquet file",
+}
+
+
+def read_csv(content: bytes) -> pd.DataFrame:
+    """Parse a comma-separated UTF-8 file with a header row.
+
+    Returns a frame of at least one row. Raises RejectedError with what is wrong and where.
+    """
+    text = _decode(content)
+    _check_header(text)
+    try:
+        frame = pd.read_csv(io.StringIO(text), float_precision="round_trip", low_memory=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+        raise RejectedError(f"is no readable CSV: {printable(str(error), 200)}") from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise RejectedError("has more values in its rows than names in its header: check the commas")
+    if frame.empty:
+        raise RejectedError("has a header but no rows: nothing to prepare")
+    return frame
+
+
+def _decode(content: bytes) -> str:
+    if not content:
+        raise RejectedError("is empty (0 bytes): the upload may have been cut off; send it again")
+    for magic, kind in _MAGIC.items():
+        if content.startswith(magic):
+            raise RejectedError(f"is {kind}, not CSV text: export the table as CSV")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RejectedError(
+            f"is not UTF-8 text: byte 0x{content[error.start]:02x} in line {line}; save it as UTF-8"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise RejectedError(f"is binary, not CSV text: it has a NUL byte in line {line}")
+    if not text.strip():
+        raise RejectedError("is blank: it has no header and no rows")
+    return text
+
+
+def _check_header(text: str) -> None:
+    header = next(csv.reader(io.StringIO(text[:1_000_000])), [])
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        names = ", ".join(printable(name, 40) for name in twice[:5])
+        raise RejectedError(f"has columns of the same name: {names}; rename them")

@@ -1,0 +1,159 @@
+"""A warm worker: every flow run in its own process, forked from one that has imported everything.
+
+A stock process worker pays 3 to 6 s of imports a run. Python's forkserver pays them once; a fork
+takes a fraction of a second and is as isolated as any other process.
+
+The only file that leans on Prefect below its documented surface: `prefect.flow_engine`, pinned by
+the version in pyproject.toml.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+from multiprocessing.process import BaseProcess
+from typing import Any
+from uuid import UUID
+
+import anyio
+import anyio.abc
+import httpx
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import InfrastructureNotFound
+from prefect.workers.base import (
+    BaseJobConfiguration,
+    BaseVariables,
+    BaseWorker,
+    BaseWorkerResult,
+)
+
+from dropflow.settings import Settings
+
+log = logging.getLogger(__name__)
+
+WORKER_TYPE = "dropflow"
+PRELOAD = ["flows.warm"]
+
+
+class WarmWorkerResult(BaseWorkerResult):
+    """How a run's process ended."""
+
+
+class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmWorkerResult]):
+    """Runs flow runs in processes forked from a preloaded template."""
+
+    type = WORKER_TYPE
+    _description = "Runs preprocessing in processes forked from a preloaded template: no import time."
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._forkserver = multiprocessing.get_context("forkserver")
+        self._forkserver.set_forkserver_preload(PRELOAD)
+
+    def warm_up(self) -> None:
+        """Start the template process and wait until its imports are done."""
+        process = self._forkserver.Process(target=os.getpid)
+        process.start()
+        process.join()
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: BaseJobConfiguration,
+        task_status: anyio.abc.TaskStatus[int] | None = None,
+    ) -> WarmWorkerResult:
+        """Fork, run, wait. A non-zero exit makes Prefect mark the run as crashed."""
+        environment = {name: value for name, value in configuration.env.items() if value is not None}
+        process = self._forkserver.Process(
+            target=run_flow_run, args=(flow_run.id, environment), name=f"run-{flow_run.id}"
+        )
+        await asyncio.to_thread(process.start)
+        assert process.pid is not None
+        if task_status:
+            task_status.started(process.pid)
+        try:
+            code = await _exit_code(process)
+        finally:
+            if process.is_alive():
+                process.terminate()
+        return WarmWorkerResult(status_code=code, identifier=str(process.pid))
+
+    async def kill_infrastructure(
+        self,
+        infrastructure_pid: str,
+        configuration: BaseJobConfiguration,  # noqa: ARG002 - Prefect's signature
+        grace_seconds: int = 30,
+    ) -> None:
+        """End a run's process: SIGTERM, then SIGKILL after `grace_seconds`.
+
+        Raises InfrastructureNotFound when it has ended already.
+        """
+        pid = int(infrastructure_pid)
+        if not any(child.pid == pid for child in multiprocessing.active_children()):
+            raise InfrastructureNotFound(f"process {pid} is none of this worker's")
+        os.kill(pid, signal.SIGTERM)
+        with anyio.move_on_after(grace_seconds):
+            while any(child.pid == pid for child in multiprocessing.active_children()):
+                await anyio.sleep(0.1)
+            return
+        os.kill(pid, signal.SIGKILL)
+
+
+async def _exit_code(process: BaseProcess) -> int:
+    """Wait for the process's sentinel without a thread or polling."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(process.sentinel, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(process.sentinel)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def run_flow_run(flow_run_id: UUID, environment: dict[str, str]) -> None:
+    """In the forked process: do what `prefect flow-run execute` does, without its start-up."""
+    from prefect.engine import handle_engine_signals
+    from prefect.flow_engine import load_flow_and_flow_run, run_flow
+
+    os.environ.update(environment)
+    with handle_engine_signals(flow_run_id):
+        flow_run, flow = load_flow_and_flow_run(flow_run_id)
+        run_flow(flow, flow_run=flow_run)
+
+
+def run_worker(settings: Settings) -> None:
+    """Work for the pool until SIGTERM: wait for server and pool, warm up, poll.
+
+    `export_prefect_environment` must have been called before this module was imported.
+    """
+    asyncio.run(_work(settings))
+
+
+async def _work(settings: Settings) -> None:
+    worker = WarmWorker(
+        work_pool_name=settings.work_pool,
+        limit=settings.worker_limit,
+        create_pool_if_not_found=True,
+        name=f"{socket.gethostname()} {os.getpid()}",
+        prefetch_seconds=0,
+    )
+    warming = asyncio.create_task(asyncio.to_thread(worker.warm_up))
+    await _wait_for_server(settings)
+    await warming
+    await worker.start(printer=log.info)
+
+
+async def _wait_for_server(settings: Settings) -> None:
+    async with httpx.AsyncClient(timeout=2) as client:
+        while True:
+            try:
+                if (await client.get(f"{settings.prefect_api}/health")).is_success:
+                    return
+            except httpx.TransportError:
+                log.debug("no answer from %s yet", settings.prefect_api)
+            await asyncio.sleep(0.3)

@@ -1,0 +1,117 @@
+"""Notification payloads to ObjectCreated. Pure; every supported store's form is read here.
+
+Forms: MinIO's listen stream (keys raw), MinIO's and S3's webhook targets (keys query-escaped),
+SeaweedFS's filer webhook (keys raw, no etag).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote_plus
+
+from dropflow.errors import NotificationFormatError
+from dropflow.objects import ObjectCreated, ObjectRef, Source
+
+CREATED = {"Put", "Post", "Copy", "CompleteMultipartUpload"}
+"""Not `ObjectCreated:*`: that also fires for tags, retention and legal holds."""
+
+_SEAWEED_ROOT = "/buckets/"
+_SEAWEED_NOISE = (".uploads", ".versions")
+"""Folders of SeaweedFS's own: parts of unfinished uploads, old versions."""
+
+
+@dataclass
+class Parsed:
+    """What one payload said: objects created, and the records that could not be read."""
+
+    created: list[ObjectCreated] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def parse_stream_line(line: bytes) -> Parsed:
+    """One line of MinIO's listen stream; blanks and `{"Records":null}` are keep-alives.
+
+    Raises NotificationFormatError when the line is not such an object at all.
+    """
+    if not line.strip():
+        return Parsed()
+    body = _object(line)
+    if "Records" not in body:
+        raise NotificationFormatError("a line of the stream has no Records")
+    return _records(body["Records"], "stream", decode=lambda key: key)
+
+
+def parse_webhook_body(body: bytes) -> Parsed:
+    """A webhook's body. Raises NotificationFormatError when it is of no known form."""
+    content = _object(body)
+    if "Records" in content:
+        return _records(content["Records"], "webhook", decode=unquote_plus)
+    if "event_type" in content and "key" in content:
+        return _seaweed(content)
+    raise NotificationFormatError("neither Records (MinIO, S3) nor event_type and key (SeaweedFS)")
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NotificationFormatError(f"no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise NotificationFormatError(f"expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _records(records: Any, source: Source, decode: Callable[[str], str]) -> Parsed:
+    if records is None:
+        return Parsed()
+    if not isinstance(records, list):
+        raise NotificationFormatError(f"Records is {type(records).__name__}, expected a list")
+    parsed = Parsed()
+    for number, record in enumerate(records):
+        try:
+            ref = _record(record, decode)
+        except (KeyError, TypeError, ValueError) as error:
+            parsed.problems.append(f"record {number}: {type(error).__name__}: {error}")
+        else:
+            if ref:
+                parsed.created.append(ObjectCreated(ref, source))
+    return parsed
+
+
+def _record(record: dict[str, Any], decode: Callable[[str], str]) -> ObjectRef | None:
+    _, _, event = _text(record["eventName"]).partition("ObjectCreated:")
+    if event not in CREATED:
+        return None
+    s3 = record["s3"]
+    item = s3["object"]
+    # Empty fields are left out by MinIO: a 0-byte object has no size, an unversioned no versionId.
+    return ObjectRef(
+        bucket=_text(s3["bucket"]["name"]),
+        key=_text(decode(_text(item["key"]))),
+        etag=str(item.get("eTag") or "").strip('"'),
+        size=int(item.get("size") or 0),
+        version_id=str(item["versionId"]) if item.get("versionId") else None,
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"expected text, got {type(value).__name__}")
+    value.encode()  # a lone surrogate can be in no key, and no database takes it
+    return value
+
+
+def _seaweed(content: dict[str, Any]) -> Parsed:
+    try:
+        path = _text(content["key"])
+        entry = (content.get("message") or {}).get("new_entry") or {}
+        created = content["event_type"] in ("create", "update", "rename") and entry
+        if not created or entry.get("is_directory") or not path.startswith(_SEAWEED_ROOT):
+            return Parsed()
+    except (ValueError, AttributeError) as error:
+        raise NotificationFormatError(f"SeaweedFS body: {error}") from error
+    bucket, _, key = path.removeprefix(_SEAWEED_ROOT).partition("/")
+    if not key or any(part.endswith(_SEAWEED_NOISE) for part in key.split("/")[:-1]):
+        return Parsed()
+    return Parsed([ObjectCreated(ObjectRef(bucket, key), "webhook")])

@@ -1,0 +1,145 @@
+"""MinIO's listen stream: `GET /{bucket}?events=…`, signed by ourselves, read in chunks.
+
+minio-py's iterator reads byte by byte, reconnects at once and silently, and drops half lines.
+What happens while nobody is connected is never announced: the sweep closes that gap.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import uniform
+
+import httpx
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from dropflow.errors import DropflowError, NotificationFormatError, PermanentError, TransientError
+from dropflow.settings import Settings
+from listeners.intake import Intake
+from listeners.parsing import CREATED, parse_stream_line
+
+log = logging.getLogger(__name__)
+
+PING = 5
+"""Seconds between the keep-alives we ask for."""
+SILENCE = 4 * PING
+"""Seconds without a byte after which the connection is taken for dead."""
+LONGEST_LINE = 16 * 2**20
+FIRST_WAIT, LONGEST_WAIT = 0.2, 30.0
+
+
+def signed_request(settings: Settings, bucket: str) -> httpx.Request:
+    """The request that opens the stream, with AWS signature version 4."""
+    assert settings.s3_endpoint
+    assert settings.s3_access_key
+    assert settings.s3_secret_key
+    events = "&".join(f"events=s3%3AObjectCreated%3A{name}" for name in sorted(CREATED))
+    url = f"{settings.s3_endpoint}/{bucket}?{events}&ping={PING}"
+    request = AWSRequest("GET", url)
+    credentials = Credentials(
+        settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
+    )
+    S3SigV4Auth(credentials, "s3", settings.s3_region).add_auth(request)
+    return httpx.Request("GET", url, headers=dict(request.headers.items()))
+
+
+@asynccontextmanager
+async def open_stream(settings: Settings, bucket: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Connect; the body's chunks. The first chunk (a keep-alive) says that the subscription is live.
+
+    Raises TransientError, or PermanentError when trying again cannot help without a person.
+    """
+    timeout = httpx.Timeout(5, read=SILENCE)
+    async with httpx.AsyncClient(timeout=timeout) as client:
+        try:
+            response = await client.send(signed_request(settings, bucket), stream=True)
+            try:
+                _check(response, bucket)
+                yield response.aiter_raw()
+            finally:
+                await response.aclose()
+        except httpx.HTTPError as error:
+            raise TransientError(f"stream of {bucket!r}: {error!r}") from error
+
+
+def _check(response: httpx.Response, bucket: str) -> None:
+    status = response.status_code
+    if status in (408, 429) or status >= 500:
+        raise TransientError(f"stream of {bucket!r}: the store answered {status}")
+    if status in (401, 403):
+        raise PermanentError(
+            f"stream of {bucket!r}: the store answered {status}; the access key needs "
+            "s3:ListenBucketNotification on the bucket"
+        )
+    kind = response.headers.get("content-type", "")
+    if status != 200 or not kind.startswith("text/event-stream"):
+        raise PermanentError(
+            f"stream of {bucket!r}: the store answered {status} {kind or 'without content type'}, no "
+            "event stream: only MinIO and its forks have one; set DROPFLOW_LISTEN_STREAM=false"
+        )
+
+
+async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """Whole lines, as many as each chunk completes; an empty list for a chunk with none.
+
+    A half line at the end of the stream is not given out: the sweep finds what it told of.
+    Raises NotificationFormatError when a line grows past LONGEST_LINE.
+    """
+    rest = b""
+    async for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            raise NotificationFormatError(f"a line of the stream is longer than {LONGEST_LINE} bytes")
+        # Keep-alive blanks must not pile up before the next record.
+        rest = rest.lstrip(b" ")
+        yield [line for line in whole if line.strip()]
+
+
+class Stream:
+    """Follows one bucket's stream for ever, reconnecting with back-off and jitter."""
+
+    def __init__(
+        self, settings: Settings, bucket: str, intake: Intake, connected: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`connected` is called at the first byte of every connection: time to sweep the gap."""
+        self._settings = settings
+        self._bucket = bucket
+        self._intake = intake
+        self._connected = connected
+        self._failures = 0
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._follow()
+                log.info("stream of %r ended; connecting again", self._bucket)
+            except DropflowError as error:
+                log.warning("%s", error)
+            await asyncio.sleep(self._wait())
+
+    async def _follow(self) -> None:
+        live = False
+        async with open_stream(self._settings, self._bucket) as chunks:
+            async for batch in lines(chunks):
+                if not live:
+                    live, self._failures = True, 0
+                    log.info("stream of %r is live", self._bucket)
+                    await self._connected()
+                for line in batch:
+                    await self._take(line)
+
+    async def _take(self, line: bytes) -> None:
+        try:
+            parsed = parse_stream_line(line)
+        except NotificationFormatError as error:
+            await self._intake.keep_unreadable(line, str(error))
+        else:
+            await self._intake.record_parsed(parsed, line)
+
+    def _wait(self) -> float:
+        """Seconds to the next attempt: doubling, with full jitter so that listeners spread out."""
+        longest = min(LONGEST_WAIT, FIRST_WAIT * 2**self._failures)
+        self._failures = min(self._failures + 1, 10)
+        return uniform(FIRST_WAIT / 2, longest)

@@ -1,0 +1,75 @@
+"""The Prefect block behind every message: can be picked in the UI, used by any automation."""
+
+import asyncio
+
+from prefect.blocks.abstract import NotificationBlock, NotificationError
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import BlockDocument
+from prefect.exceptions import ObjectNotFound
+from pydantic import Field, SecretStr
+
+from dropflow.changes import Change
+from dropflow.errors import DropflowError
+from notifications.channels import open_channel, send, split_urls
+
+BLOCK_NAME = "dropflow"
+
+
+class DropflowNotifications(NotificationBlock):
+    """Send messages to any number of Apprise channels: Slack, e-mail and over 100 more."""
+
+    _block_type_name = "Dropflow Notifications"
+    _block_type_slug = "dropflow-notifications"
+
+    urls: SecretStr = Field(
+        title="Apprise URLs",
+        description="Where messages go, separated by spaces or newlines: slack://…, mailto://…; "
+        "the forms are listed at https://appriseit.com",
+    )
+
+    async def notify(self, body: str, subject: str | None = None) -> None:
+        """Send to every channel; one that fails does not keep the others from being told.
+
+        Raises NotificationError (which marks the automation's action as failed) naming each
+        channel that did not take the message.
+        """
+        sends = (asyncio.to_thread(_send, url, subject or "", body) for url in split_urls(self.urls))
+        results = await asyncio.gather(*sends)
+        problems = [problem for problem in results if problem]
+        if problems:
+            raise NotificationError("; ".join(problems))
+
+
+def _send(url: SecretStr, subject: str, body: str) -> str:
+    """Send to one channel; the problem in words, or "" when it was delivered."""
+    try:
+        send(open_channel(url), subject, body)
+    except DropflowError as error:
+        return str(error)
+    return ""
+
+
+def save_block(urls: SecretStr | None) -> tuple[str | None, Change | None]:
+    """Store the URLs in the server's block unless they are there; its id and what was done.
+
+    Without URLs the block stays as it is on the server (someone may have filled it in the UI); the
+    id is None when there is none. Raises SettingsError for a URL that Apprise does not understand.
+    """
+    for url in split_urls(urls):
+        open_channel(url)
+    known = _known_block()
+    if urls is None:
+        return (str(known.id) if known else None), None
+    if known and known.data["urls"] == urls.get_secret_value():
+        return str(known.id), Change("notification block", BLOCK_NAME, "unchanged")
+    block_id = DropflowNotifications(urls=urls).save(BLOCK_NAME, overwrite=True)
+    action = "updated" if known else "created"
+    return str(block_id), Change("notification block", BLOCK_NAME, action)
+
+
+def _known_block() -> BlockDocument | None:
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_block_document_by_name(BLOCK_NAME, DropflowNotifications.get_block_type_slug())
+        except ObjectNotFound:
+            return None

@@ -1,0 +1,171 @@
+"""Fixtures: a fake S3 for unit tests, and one real embedded stack for everything that must be real."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import pytest
+from moto.server import ThreadedMotoServer
+from pydantic import SecretStr
+
+from dropflow import drops
+from dropflow.datasets import Dataset, load_datasets
+from dropflow.demo import Mailbox, smtp_server
+from dropflow.embedded.stack import Stack
+from dropflow.prefect_api import PrefectApi, connect_prefect, key_tag
+from dropflow.receipts import Receipt, read_receipt
+from dropflow.settings import PROJECT, Settings, load_settings
+from dropflow.storage import ObjectStore, connect
+
+OUTCOME_SECONDS = 90
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 30, what: str = "the condition") -> Any:
+    """Poll until `condition()` is true and return it; fail the test when time runs out."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    pytest.fail(f"{what} did not come true in {seconds} s")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of whoever runs the tests reaches them."""
+    for name in list(os.environ):
+        if name.startswith(("DROPFLOW_", "PREFECT_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def churn() -> Dataset:
+    return load_datasets(PROJECT / "datasets")["churn"]
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def settings(moto_endpoint: str, tmp_path: Path) -> Settings:
+    return load_settings(
+        tmp_path / "data",
+        env_file=tmp_path / ".env",
+        s3_endpoint=moto_endpoint,
+        s3_access_key="testing-access",
+        s3_secret_key="testing-secret",
+        prefect_api_url="http://127.0.0.1:9/api",
+    )
+
+
+@pytest.fixture
+def store(settings: Settings) -> ObjectStore:
+    """An empty fake store with the buckets raw and processed."""
+    httpx.post(f"{settings.s3_endpoint}/moto-api/reset").raise_for_status()
+    store = connect(settings)
+    for bucket in ("raw", "processed"):
+        store.ensure_bucket(bucket)
+    return store
+
+
+@dataclass
+class Running:
+    """The running stack, and what tests do with it."""
+
+    stack: Stack
+    mailbox: Mailbox
+    dataset: Dataset
+    store: ObjectStore
+    prefect: PrefectApi
+
+    @property
+    def settings(self) -> Settings:
+        return self.stack.settings
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the installed program as a user would, in a clean environment."""
+        command = [str(Path(sys.executable).with_name("dropflow")), *arguments]
+        environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"}
+        environment["DROPFLOW_DATA_DIR"] = str(self.settings.data_dir)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=200, env=environment, check=False
+        )
+
+    def put(self, key: str, content: bytes, bucket: str = "raw") -> drops.Drop:
+        started = pd.Timestamp.now("UTC").to_pydatetime()
+        ref = self.store.put(bucket, key, content, "text/csv")
+        return drops.Drop(Path(key), ref, None, started)
+
+    def outcome(self, drop: drops.Drop) -> drops.Outcome:
+        return drops.wait(self.store, self.prefect, self.dataset, drop, OUTCOME_SECONDS)
+
+    def receipt(self, drop: drops.Drop) -> Receipt | None:
+        return read_receipt(self.store, self.dataset, drop.ref)
+
+    def runs(self, drop: drops.Drop) -> list[dict[str, Any]]:
+        return self.prefect.runs_tagged(key_tag(drop.ref.key), drop.started)
+
+    def api(self, method: str, path: str, **body: Any) -> Any:
+        answer = httpx.request(method, f"{self.settings.prefect_api}{path}", timeout=30, **body)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def fate(self, key: str) -> tuple[str, str] | None:
+        """Fate and reason of a key, by `dropflow status`'s own source."""
+        from dropflow.ledger import Ledger
+
+        ledger = Ledger(self.settings.ledger_url)
+        found = ledger.find("raw", key)
+        ledger.close()
+        return (found[0].fate.value, found[0].reason) if found else None
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The embedded stack with a mailbox, applied and listening: started once for all tests."""
+    for name in [name for name in os.environ if name.startswith(("DROPFLOW_", "PREFECT_"))]:
+        del os.environ[name]
+    data_dir = tmp_path_factory.mktemp("stack")
+    with smtp_server() as (mailbox, url):
+        settings = load_settings(data_dir, env_file=data_dir / ".env", sweep_seconds=5)
+        with Stack(settings) as stack:
+            settings = stack.settings
+            running = Running(
+                stack,
+                mailbox,
+                load_datasets(settings.datasets_dir)["churn"],
+                connect(settings),
+                connect_prefect(settings.prefect_api),
+            )
+            applied = _apply_with(running, url)
+            assert applied.returncode == 0, applied.stderr
+            stack.listen()
+            yield running
+
+
+def _apply_with(running: Running, url: SecretStr) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("dropflow")), "apply", "--json"]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "DROPFLOW_DATA_DIR": str(running.settings.data_dir),
+        "DROPFLOW_NOTIFY_URLS": url.get_secret_value(),
+    }
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=environment, check=False
+    )
+
+
