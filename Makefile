@@ -23,6 +23,6 @@ check: setup  ## lint, types, import direction
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lock:  ## resolve pyproject.toml anew into the two locks
+lock: setup  ## resolve pyproject.toml anew into the two locks
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra embedded pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --all-extras --constraints requirements.lock pyproject.toml --output-file requirements-dev.lock

@@ -39,10 +39,11 @@ _objects = sa.Table(
     sa.Column("size", sa.BigInteger),
     sa.Column("source", sa.String, nullable=False),
     sa.Column("dataset", sa.String, nullable=False, default=""),
-    sa.Column("fate", sa.String, nullable=False, default=Fate.PENDING.value, index=True),
+    sa.Column("fate", sa.String, nullable=False, default=Fate.PENDING.value),
     sa.Column("reason", sa.String, nullable=False, default=""),
     sa.Column("first_seen", sa.DateTime, nullable=False),
     sa.Column("updated", sa.DateTime, nullable=False),
+    sa.Index("ix_objects_fate_updated", "fate", "updated"),
 )
 _unreadable = sa.Table(
     "unreadable",
@@ -120,9 +121,7 @@ class Ledger:
         if not rows:
             return 0
         with self._engine.begin() as db:
-            before = db.execute(sa.select(sa.func.count()).select_from(_objects)).scalar_one()
-            db.execute(insert(_objects).on_conflict_do_nothing(), rows)
-            return db.execute(sa.select(sa.func.count()).select_from(_objects)).scalar_one() - before
+            return db.execute(insert(_objects).on_conflict_do_nothing(), rows).rowcount
 
     def resolve(self, unresolved: ObjectRef, ref: ObjectRef | None) -> None:
         """Replace an entry without etag by the object as the store knows it; None: it is gone."""

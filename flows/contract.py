@@ -52,7 +52,7 @@ def _check(series: pd.Series, column: Column) -> tuple[pd.Series, list[str]]:
         series, problems = _numbers(series, column)
     elif column.type == "category":
         # Plain objects with NaN for gaps: what scikit-learn's imputers and encoders expect.
-        series = series.astype(str).astype(object).where(series.notna(), np.nan)
+        series = series.astype(object).where(series.notna(), np.nan)
         if column.values is not None:
             allowed = series.isin(column.values) | series.isna()
             problems = _complain(series, ~allowed, f"is none of {', '.join(column.values)}")

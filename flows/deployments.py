@@ -20,6 +20,7 @@ from flows.preprocess import preprocess
 from flows.worker import WarmWorker
 
 MANAGED = "dropflow"
+PAGE = 100
 
 
 def ensure_work_pool(name: str) -> Change:
@@ -63,7 +64,10 @@ def sync_deployments(datasets: Datasets, work_pool: str) -> Iterator[tuple[Chang
 
 def _managed(client: SyncPrefectClient) -> list[DeploymentResponse]:
     tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[MANAGED]))
-    return client.read_deployments(deployment_filter=tagged, limit=200)
+    found: list[DeploymentResponse] = []
+    while page := client.read_deployments(deployment_filter=tagged, limit=PAGE, offset=len(found)):
+        found += page
+    return found
 
 
 def _definition(dataset: Dataset) -> dict[str, Any]:

@@ -4,12 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from prefect import flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from pydantic import Field
 
 from dropflow.datasets import Dataset, load_datasets
 from dropflow.errors import DropflowError, RejectedError
@@ -54,21 +53,20 @@ def run_name() -> str:
 
 @flow(name="preprocess", flow_run_name=run_name)
 def preprocess(
-    dataset: Annotated[str, Field(description="The dataset; leave as it is.")],
-    keys: Annotated[
-        list[str],
-        Field(description="Object keys in the dataset's bucket. Empty: every object without a receipt."),
-    ] = [],  # noqa: B006 - Prefect copies defaults; None would make a worse form in the UI
-    force: Annotated[
-        bool, Field(description="Prepare again although a receipt for the same bytes and recipe exists.")
-    ] = False,
-    numeric_imputation: Annotated[
-        NumericImputation, Field(description="How to fill gaps in numbers, instead of the dataset's way.")
-    ] = "as declared",
+    dataset: str,
+    keys: list[str] = [],  # noqa: B006 - never changed, and None makes a worse form in the UI
+    force: bool = False,
+    numeric_imputation: NumericImputation = "as declared",
 ) -> State[Any]:
     """Prepare raw objects of one dataset: validate, impute, encode, scale, write Parquet.
 
     A rejected object makes the run red with the reason; it never stops the other objects.
+
+    Args:
+        dataset: The dataset; leave as it is.
+        keys: Object keys in the dataset's bucket, one each. Empty: every object without a receipt.
+        force: Prepare again although these bytes have a receipt under this recipe.
+        numeric_imputation: How to fill gaps in numbers, instead of the way the dataset declares.
     """
     settings = load_settings()
     store = connect(settings)

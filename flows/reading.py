@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Collection
 
 import pandas as pd
 
@@ -18,15 +19,26 @@ _MAGIC = {
 }
 
 
-def read_csv(content: bytes) -> pd.DataFrame:
-    """Parse a comma-separated UTF-8 file with a header row.
+NO_NUMBER = ["", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None"]
+"""What stands for a missing number. In other columns only an empty cell does: Null is a surname."""
+
+
+def read_csv(content: bytes, numbers: Collection[str]) -> pd.DataFrame:
+    """Parse a comma-separated UTF-8 file with a header row; columns not in `numbers` stay text.
 
     Returns a frame of at least one row. Raises RejectedError with what is wrong and where.
     """
     text = _decode(content)
-    _check_header(text)
+    header = _header(text)
     try:
-        frame = pd.read_csv(io.StringIO(text), float_precision="round_trip", low_memory=False)
+        frame = pd.read_csv(
+            io.StringIO(text),
+            dtype={name: str for name in header if name not in numbers},
+            keep_default_na=False,
+            na_values={name: NO_NUMBER if name in numbers else [""] for name in header},
+            float_precision="round_trip",
+            low_memory=False,
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
         raise RejectedError(f"is no readable CSV: {printable(str(error), 200)}") from error
     if not isinstance(frame.index, pd.RangeIndex):
@@ -57,9 +69,11 @@ def _decode(content: bytes) -> str:
     return text
 
 
-def _check_header(text: str) -> None:
+def _header(text: str) -> list[str]:
+    """The column names. Raises RejectedError when one comes twice."""
     header = next(csv.reader(io.StringIO(text[:1_000_000])), [])
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         names = ", ".join(printable(name, 40) for name in twice[:5])
         raise RejectedError(f"has columns of the same name: {names}; rename them")
+    return header

@@ -58,6 +58,19 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmWorkerResul
         process.start()
         process.join()
 
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Poll. A run retried before its last process has gone waits for the next poll.
+
+        Prefect's base class lets anyio's refusal of a second slot for the same run end the worker.
+        """
+        try:
+            return await super().get_and_submit_flow_runs()
+        except RuntimeError as error:
+            if "already holding" not in str(error):
+                raise
+            log.info("a run is being retried while its last process still ends; asking again soon")
+            return []
+
     async def run(
         self,
         flow_run: FlowRun,

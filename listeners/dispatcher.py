@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from dropflow.datasets import Dataset, Datasets
-from dropflow.errors import DropflowError, ObjectMissingError, ReceiptError
+from dropflow.errors import DropflowError, ObjectMissingError, PermanentError
 from dropflow.ledger import Entry, Fate, Ledger
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, object_created_event
@@ -64,16 +64,20 @@ class Dispatcher:
             if entry.ref.etag:
                 self._dispatch(entry)
             else:
-                self._resolve(entry.ref)
+                self._resolve(entry)
         return len(pending)
 
-    def _resolve(self, ref: ObjectRef) -> None:
+    def _resolve(self, entry: Entry) -> None:
         """Ask the store for what the notification did not tell: etag, size and version."""
+        ref = entry.ref
         try:
             self._ledger.resolve(ref, self._store.stat(ref.bucket, ref.key))
         except ObjectMissingError:
             # Deleted, or not visible yet (SeaweedFS can tell before its PUT is done): the sweep sees it.
             self._ledger.resolve(ref, None)
+        except PermanentError as error:
+            # This object's trouble alone: it must not hold up the others.
+            self._ledger.mark(ref, Fate.FAILED, reason=str(error))
 
     def _dispatch(self, entry: Entry) -> None:
         ref = entry.ref
@@ -97,10 +101,10 @@ class Dispatcher:
                 self._ledger.mark(entry.ref, entry.fate, dataset=entry.dataset, reason=entry.reason)
 
     def _has_receipt(self, dataset: Dataset, ref: ObjectRef) -> bool:
-        """Whether the object's fate is settled; an unreadable receipt settles it as failed."""
+        """Whether the object's fate is settled; a store that refuses to say so settles it as failed."""
         try:
             receipt = read_receipt(self._store, dataset, ref)
-        except ReceiptError as error:
+        except PermanentError as error:
             self._ledger.mark(ref, Fate.FAILED, dataset=dataset.name, reason=str(error))
             return True
         if receipt is None:

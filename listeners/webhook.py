@@ -28,7 +28,11 @@ def make_app(intake: Intake, token: SecretStr) -> Starlette:
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, expected):
             return PlainTextResponse("wrong or missing bearer token\n", 401)
-        body = await _body(request)
+        try:
+            body = await _body(request)
+        except ClientDisconnect:
+            log.info("a webhook call was cut off; its sender or the sweep brings it again")
+            return Response(status_code=400)
         if body is None:
             return PlainTextResponse(f"longer than {LONGEST_BODY} bytes\n", 413)
         await take(intake, body)
@@ -56,11 +60,8 @@ async def take(intake: Intake, body: bytes) -> None:
 async def _body(request: Request) -> bytes | None:
     """The body, or None when it is too long."""
     body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > LONGEST_BODY:
-                return None
-    except ClientDisconnect:
-        log.info("a webhook call was cut off; its sender or the sweep brings it again")
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LONGEST_BODY:
+            return None
     return bytes(body)

@@ -1,8 +1,10 @@
 """Fixtures: a fake S3 for unit tests, and one real embedded stack for everything that must be real."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -134,11 +136,13 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running() -> Iterator[Running]:
     """The embedded stack with a mailbox, applied and listening: started once for all tests."""
     for name in [name for name in os.environ if name.startswith(("DROPFLOW_", "PREFECT_"))]:
         del os.environ[name]
-    data_dir = tmp_path_factory.mktemp("stack")
+    # Not below pytest's own folder, which other accounts cannot enter: PostgreSQL runs as one of them
+    # where the tests run as root.
+    data_dir = Path(tempfile.mkdtemp(prefix="dropflow-stack-"))
     with smtp_server() as (mailbox, url):
         settings = load_settings(data_dir, env_file=data_dir / ".env", sweep_seconds=5)
         with Stack(settings) as stack:
@@ -154,6 +158,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             assert applied.returncode == 0, applied.stderr
             stack.listen()
             yield running
+    shutil.rmtree(data_dir)
 
 
 def _apply_with(running: Running, url: SecretStr) -> subprocess.CompletedProcess[str]:
@@ -164,8 +169,4 @@ def _apply_with(running: Running, url: SecretStr) -> subprocess.CompletedProcess
         "DROPFLOW_DATA_DIR": str(running.settings.data_dir),
         "DROPFLOW_NOTIFY_URLS": url.get_secret_value(),
     }
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=environment, check=False
-    )
-
-
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)

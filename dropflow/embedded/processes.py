@@ -23,6 +23,7 @@ POLL_SECONDS = 0.2
 FIRST_RESTART, LONGEST_RESTART = 0.2, 10.0
 CALM_SECONDS = 30.0
 """A process that ran this long has its restart delay forgotten."""
+MOST_FALSE_STARTS = 3
 _PR_SET_PDEATHSIG = 1
 
 
@@ -93,6 +94,8 @@ class Process:
         """Raises ProcessError with the end of the log when it is not ready in time."""
         deadline = time.monotonic() + seconds
         while not self.ready():
+            if self.restarts >= MOST_FALSE_STARTS:
+                raise ProcessError(f"{self.name} keeps ending while it starts; {self._last_words()}")
             if time.monotonic() > deadline:
                 raise ProcessError(f"{self.name} was not ready in {seconds:.0f} s; {self._last_words()}")
             time.sleep(0.05)
