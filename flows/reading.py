@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 from collections.abc import Collection
 
 import pandas as pd
@@ -31,21 +32,30 @@ def read_csv(content: bytes, numbers: Collection[str]) -> pd.DataFrame:
     text = _decode(content)
     header = _header(text)
     try:
-        frame = pd.read_csv(
-            io.StringIO(text),
-            dtype={name: str for name in header if name not in numbers},
-            keep_default_na=False,
-            na_values={name: NO_NUMBER if name in numbers else [""] for name in header},
-            float_precision="round_trip",
-            low_memory=False,
-        )
+        frame = _parse(text, header, numbers)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
         raise RejectedError(f"is no readable CSV: {printable(str(error), 200)}") from error
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise RejectedError("has more values in its rows than names in its header: check the commas")
+    except pd.errors.ParserWarning as error:
+        raise RejectedError(
+            "has more values in its rows than names in its header: check the commas"
+        ) from error
     if frame.empty:
         raise RejectedError("has a header but no rows: nothing to prepare")
     return frame
+
+
+def _parse(text: str, header: list[str], numbers: Collection[str]) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        # Left a warning, pandas would shift or cut the columns of rows that are too long.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return pd.read_csv(
+            io.StringIO(text),
+            index_col=False,
+            dtype={name: str for name in header if name not in numbers},
+            keep_default_na=False,
+            na_values={name: NO_NUMBER if name in numbers else [""] for name in header},
+            low_memory=False,
+        )
 
 
 def _decode(content: bytes) -> str:

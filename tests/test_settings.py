@@ -1,0 +1,71 @@
+"""Settings: where they come from, and what wrong ones are told."""
+
+from pathlib import Path
+
+import pytest
+
+from dropflow.errors import SettingsError
+from dropflow.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_variables_win_over_the_env_file_and_that_over_the_running_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".dropflow").mkdir()
+    (tmp_path / ".dropflow" / "stack.env").write_text(
+        "DROPFLOW_S3_REGION=one\nDROPFLOW_SWEEP_SECONDS=1\nDROPFLOW_WORK_POOL=one\n"
+    )
+    (tmp_path / ".env").write_text("DROPFLOW_S3_REGION=two\nDROPFLOW_SWEEP_SECONDS=2\nOTHER=x\n")
+    monkeypatch.setenv("DROPFLOW_S3_REGION", "three")
+    settings = load_settings()
+    assert (settings.s3_region, settings.sweep_seconds, settings.work_pool) == ("three", 2, "one")
+
+
+def test_another_store_does_not_get_the_embedded_ones_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stack.env").write_text(
+        "DROPFLOW_S3_ENDPOINT=http://127.0.0.1:1\nDROPFLOW_S3_SECRET_KEY=embedded\n"
+    )
+    monkeypatch.setenv("DROPFLOW_S3_ENDPOINT", "https://s3.example.com")
+    assert load_settings(tmp_path).s3_secret_key is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("DROPFLOW_SWEEP_SECOND", "5", "did you mean DROPFLOW_SWEEP_SECONDS?"),
+        ("DROPFLOW_SWEEP_SECONDS", "often", "DROPFLOW_SWEEP_SECONDS: Input should be a valid number"),
+        ("DROPFLOW_SWEEP_SECONDS", "0", "greater than or equal to 1"),
+        ("DROPFLOW_S3_ENDPOINT", "minio:9000", "expected an address that starts with http:// or https://"),
+        (
+            "DROPFLOW_WEBHOOK_PORT",
+            "99999",
+            "DROPFLOW_WEBHOOK_PORT: Input should be less than or equal to 65535",
+        ),
+        ("DROPFLOW_LISTEN_STREAM", "perhaps", "DROPFLOW_LISTEN_STREAM: Input should be a valid boolean"),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    assert told in str(raised.value)
+
+
+def test_a_wrong_secret_is_named_but_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DROPFLOW_WEBHOOK_TOKEN", "too-short-hush")
+    with pytest.raises(SettingsError, match="DROPFLOW_WEBHOOK_TOKEN") as raised:
+        load_settings()
+    assert "hush" not in str(raised.value)
+
+
+def test_secrets_do_not_show_in_a_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DROPFLOW_S3_SECRET_KEY", "hush-hush")
+    monkeypatch.setenv("DROPFLOW_NOTIFY_URLS", "slack://hush-hush")
+    assert "hush" not in repr(load_settings())

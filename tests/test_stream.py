@@ -1,0 +1,244 @@
+"""The listen stream against a server that behaves as MinIO's can: cut, half, silent, refusing."""
+
+import asyncio
+import itertools
+import json
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from dropflow.datasets import Datasets, load_datasets
+from dropflow.errors import PermanentError, TransientError
+from dropflow.ledger import Fate, Ledger
+from dropflow.settings import PROJECT, Settings
+from listeners import stream
+from listeners.intake import Intake
+from listeners.stream import Stream, lines, open_stream
+
+Handler = Callable[[BaseHTTPRequestHandler], None]
+
+
+def line(key: str) -> bytes:
+    item = {"key": f"churn/{key}", "eTag": key, "size": 1}
+    event = {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": "raw"}, "object": item}}
+    return json.dumps({"Records": [event]}).encode() + b"\n"
+
+
+def streaming(*chunks: bytes, kind: str = "text/event-stream") -> Handler:
+    """Answer 200 with these chunks, then close the connection without the final chunk."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", kind)
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        for chunk in chunks:
+            request.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            request.wfile.flush()
+
+    return answer
+
+
+def ended(*chunks: bytes) -> Handler:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        streaming(*chunks)(request)
+        request.wfile.write(b"0\r\n\r\n")
+
+    return answer
+
+
+def status(code: int) -> Handler:
+    return lambda request: request.send_error(code)
+
+
+@contextmanager
+def server(*answers: Handler) -> Iterator[tuple[str, list[str]]]:
+    """A server that gives these answers in turn, the last one again and again; its address and requests."""
+    turns = itertools.chain(answers, itertools.repeat(answers[-1]))
+    requests: list[str] = []
+
+    class Answering(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            requests.append(f"{self.path} {self.headers.get('Authorization')}")
+            self.close_connection = True
+            next(turns)(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}", requests
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def datasets() -> Datasets:
+    return load_datasets(PROJECT / "datasets")
+
+
+def follow(
+    settings: Settings, ledger: Ledger, datasets: Datasets, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """Follow the stream until the ledger has `expected` objects; how often it connected."""
+    monkeypatch.setattr(stream, "FIRST_WAIT", 0.01)
+    connections = 0
+
+    async def connected() -> None:
+        nonlocal connections
+        connections += 1
+
+    async def run() -> None:
+        task = asyncio.create_task(Stream(settings, "raw", Intake(ledger, datasets), connected).run())
+        async with asyncio.timeout(20):
+            while len(ledger.with_fate(Fate.PENDING, 100)) < expected:
+                await asyncio.sleep(0.02)
+        task.cancel()
+
+    asyncio.run(run())
+    return connections
+
+
+def at(settings: Settings, endpoint: str) -> Settings:
+    return settings.model_copy(update={"s3_endpoint": endpoint})
+
+
+def keys(ledger: Ledger) -> set[str]:
+    return {entry.ref.key.removeprefix("churn/") for entry in ledger.with_fate(Fate.PENDING, 100)}
+
+
+def test_lines_in_any_cut_with_keep_alives_between(
+    settings: Settings, ledger: Ledger, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = b"   " + line("a") + b'{"Records":null}\n' + b"  " + line("b") + b"\n \n" + line("ü")
+    chunks = [whole[at : at + 7] for at in range(0, len(whole), 7)]
+    with server(ended(*chunks)) as (endpoint, _):
+        follow(at(settings, endpoint), ledger, datasets, 3, monkeypatch)
+    assert keys(ledger) == {"a", "b", "ü"}
+    assert ledger.unreadable() == 0
+
+
+def test_cut_connections_half_lines_and_refusals_are_survived(
+    settings: Settings, ledger: Ledger, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = line("half")[:40]
+    answers = [
+        streaming(b" ", line("a"), half),
+        status(503),
+        status(403),
+        ended(b" "),
+        streaming(b"<xml>a bucket listing</xml>", kind="application/xml"),
+        streaming(b" ", line("b")),
+    ]
+    with server(*answers) as (endpoint, requests):
+        connections = follow(at(settings, endpoint), ledger, datasets, 2, monkeypatch)
+    assert keys(ledger) == {"a", "b"}, "half a line is no news; the sweep finds its object"
+    assert connections >= 3, "each live connection asks for a sweep"
+    assert len(requests) >= 6
+
+
+def test_a_line_that_is_no_notification_is_kept_and_passed_over(
+    settings: Settings, ledger: Ledger, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server(ended(b" ", b"no json\n", b'{"Records":[{}]}\n', line("after"))) as (endpoint, _):
+        follow(at(settings, endpoint), ledger, datasets, 1, monkeypatch)
+    assert ledger.unreadable() == 2
+
+
+def test_objects_of_other_buckets_and_folders_are_not_recorded(
+    settings: Settings, ledger: Ledger, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = line("x").replace(b'"raw"', b'"elsewhere"')
+    folder = line("folder/")
+    with server(ended(b" ", other, folder, line("a"))) as (endpoint, _):
+        follow(at(settings, endpoint), ledger, datasets, 1, monkeypatch)
+    assert keys(ledger) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "told"),
+    [
+        (status(503), TransientError, "answered 503"),
+        (status(429), TransientError, "answered 429"),
+        (status(403), PermanentError, "s3:ListenBucketNotification"),
+        (streaming(b"<xml/>", kind="application/xml"), PermanentError, "DROPFLOW_LISTEN_STREAM=false"),
+        (status(404), PermanentError, "no event stream"),
+    ],
+)
+def test_each_refusal_is_told_apart(
+    settings: Settings, answer: Handler, error: type[Exception], told: str
+) -> None:
+    async def connect(endpoint: str) -> None:
+        async with open_stream(at(settings, endpoint), "raw"):
+            pass
+
+    with server(answer) as (endpoint, _), pytest.raises(error, match=re.escape(told)):
+        asyncio.run(connect(endpoint))
+
+
+def test_a_store_that_is_not_there_is_transient(settings: Settings) -> None:
+    async def connect() -> None:
+        async with open_stream(at(settings, "http://127.0.0.1:9"), "raw"):
+            pass
+
+    with pytest.raises(TransientError):
+        asyncio.run(connect())
+
+
+def test_silence_past_the_ping_ends_the_connection(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "SILENCE", 0.3)
+    release = threading.Event()
+
+    def silent(request: BaseHTTPRequestHandler) -> None:
+        streaming(b" ")(request)
+        release.wait(20)
+
+    async def read(endpoint: str) -> None:
+        async with open_stream(at(settings, endpoint), "raw") as chunks:
+            async for _ in chunks:
+                pass
+
+    with server(silent) as (endpoint, _):
+        with pytest.raises(TransientError, match="ReadTimeout"):
+            asyncio.run(read(endpoint))
+        release.set()
+
+
+def test_the_request_is_signed_and_names_the_events(settings: Settings) -> None:
+    request = stream.signed_request(settings, "raw")
+    assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=testing-access/")
+    assert "s3%3AObjectCreated%3APut&" in str(request.url)
+    assert "ObjectCreated%3A*" not in str(request.url), "tagging would trigger the pipeline"
+    assert "testing-secret" not in str(request.headers)
+
+
+def test_an_endless_line_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "LONGEST_LINE", 1000)
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 300
+
+    async def read() -> None:
+        async for _ in lines(endless()):
+            pass
+
+    with pytest.raises(stream.NotificationFormatError, match="longer than 1000 bytes"):
+        asyncio.run(read())
