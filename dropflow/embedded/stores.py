@@ -52,6 +52,7 @@ def seaweedfs(
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         find_weed(),
+        "-logtostderr=true",  # else it fills the system's temporary folder with log files
         "mini",
         f"-dir={folder}",
         f"-ip={LOOPBACK}",

@@ -1,0 +1,104 @@
+"""The command line: help, exit codes, and messages for what can go wrong before anything runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dropflow.settings import PROJECT
+
+DROPFLOW = str(Path(sys.executable).with_name("dropflow"))
+COMMANDS = ["up", "drop", "status", "apply", "check", "listen", "worker", "demo", "settings"]
+
+
+def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(cwd),
+        "LANG": "C.UTF-8",
+        "COLUMNS": "100",
+        **variables,
+    }
+    command = [DROPFLOW, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=environment, cwd=cwd, check=False
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_that_teaches(tmp_path: Path, command: str) -> None:
+    done = run(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"dropflow {command}" in done.stdout
+    assert "--data-dir" in done.stdout
+    assert "Exit codes" in done.stdout
+
+
+def test_the_first_help_names_every_command(tmp_path: Path) -> None:
+    done = run("--help", cwd=tmp_path)
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+def test_check_says_that_the_datasets_are_valid(tmp_path: Path) -> None:
+    done = run("check", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (
+        0,
+        "ok churn: raw/churn/**/*.csv -> processed (drop, impute, encode, scale)\n",
+    )
+    assert json.loads(run("check", "--json", cwd=tmp_path).stdout) == {"valid": True, "datasets": ["churn"]}
+
+
+def test_check_exits_with_1_and_the_line_of_a_mistake(tmp_path: Path) -> None:
+    text = (PROJECT / "datasets" / "churn.yaml").read_text().replace("Age: median", "Age: medium")
+    (tmp_path / "churn.yaml").write_text(text)
+    done = run("check", cwd=tmp_path, DROPFLOW_DATASETS_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "did you mean 'median'?" in done.stderr
+    assert not json.loads(run("check", "--json", cwd=tmp_path, DROPFLOW_DATASETS_DIR=str(tmp_path)).stdout)[
+        "valid"
+    ]
+
+
+FAILURES = [
+    (["status"], {}, 2, "no ledger in"),
+    (["drop", "x.csv", "-d", "churn"], {}, 2, "there is no file x.csv"),
+    (["drop", "x.csv", "-d", "chrun"], {}, 2, "there is no dataset 'chrun'; did you mean 'churn'?"),
+    (["drop", "here.png", "-d", "churn"], {}, 2, "it would not belong to the dataset 'churn'"),
+    (["drop", "here.csv", "here.png", "-d", "churn", "--key", "k"], {}, 2, "--key goes with a single file"),
+    (["drop", "here.csv", "-d", "churn"], {}, 2, "no object store: start one with `dropflow up`"),
+    (["apply"], {}, 2, "no Prefect API: start one with `dropflow up`"),
+    (["listen"], {}, 2, "no object store"),
+    (["check"], {"DROPFLOW_SWEEP_SECS": "1"}, 2, "did you mean DROPFLOW_SWEEP_SECONDS?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "variables", "code", "told"), FAILURES)
+def test_what_is_wrong_is_told_with_an_exit_code(
+    tmp_path: Path, arguments: list[str], variables: dict[str, str], code: int, told: str
+) -> None:
+    (tmp_path / "here.csv").write_text("x")
+    (tmp_path / "here.png").write_text("x")
+    done = run(*arguments, cwd=tmp_path, **variables)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_cannot_be_reached_exits_with_3(tmp_path: Path) -> None:
+    (tmp_path / "here.csv").write_text("x")
+    done = run(
+        "drop",
+        "here.csv",
+        "-d",
+        "churn",
+        cwd=tmp_path,
+        DROPFLOW_S3_ENDPOINT="http://127.0.0.1:9",
+        DROPFLOW_S3_ACCESS_KEY="key",
+        DROPFLOW_S3_SECRET_KEY="hush-hush",
+    )
+    assert done.returncode == 3
+    assert "Is the stack running?" in done.stderr
+    assert "hush" not in done.stderr

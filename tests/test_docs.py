@@ -1,0 +1,75 @@
+"""What the documents say is so: commands exist, files exist, and Prefect and Python are the stated ones."""
+
+import re
+import tomllib
+from importlib.metadata import version
+
+import pytest
+import yaml
+
+from dropflow.cli import app
+from dropflow.settings import FIELDS, PROJECT
+
+DOCUMENTS = [*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md")]
+README = (PROJECT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_and_variable_named_is_there(path: object) -> None:
+    text = path.read_text()  # type: ignore[attr-defined]
+    for name in re.findall(
+        r"`((?:dropflow|listeners|flows|automations|notifications|datasets|docs)/[\w/.]+)`", text
+    ):
+        assert (PROJECT / name).exists(), name
+    for target in re.findall(r"\]\(([\w/.-]+)\)", text):
+        assert (path.parent / target).exists(), target  # type: ignore[attr-defined]
+    for variable in re.findall(r"DROPFLOW_([A-Z0-9_]+)", text):
+        assert variable.lower() in FIELDS, variable
+
+
+def test_every_command_shown_is_one() -> None:
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    shown = re.findall(r"^(?:\.venv/bin/)?dropflow (\w+)", blocks, re.MULTILINE)
+    assert shown
+    for command in shown:
+        assert command in app, command
+    targets = re.findall(r"^make (\w+)", blocks, re.MULTILINE)
+    assert {"demo", "test"} <= set(targets)
+    makefile = (PROJECT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_the_dataset_shown_is_the_one_that_is_there() -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    real = yaml.safe_load((PROJECT / "datasets" / "churn.yaml").read_text())
+    part = yaml.safe_load(shown)
+    assert part["steps"] == real["steps"]
+    assert part["match"] == real["match"]
+    assert part["columns"].items() <= real["columns"].items()
+
+
+def test_the_stated_versions_are_the_locked_ones() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert f"Prefect {version('prefect')}" in README
+    assert project["requires-python"] == ">=3.11,<3.14"
+    assert "Python 3.11, 3.12 or 3.13" in README
+
+
+def test_locks_are_complete_and_name_no_index() -> None:
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        text = (PROJECT / name).read_text()
+        assert "index-url" not in text
+        assert "://" not in text
+        packages = re.findall(r"^[a-z0-9][\w.-]*==", text, re.MULTILINE)
+        assert len(packages) > 100
+        assert len(re.findall(r"^[a-z0-9].*==.*\\$", text, re.MULTILINE)) == len(packages), "a hash for each"
+
+
+def test_the_compose_file_runs_what_the_program_has() -> None:
+    services = yaml.safe_load((PROJECT / "docker-compose.yaml").read_text())["services"]
+    for name in ("apply", "listener", "worker"):
+        assert services[name]["command"][0] in app
+        for variable in services[name]["environment"]:
+            assert variable.removeprefix("DROPFLOW_").lower() in FIELDS, variable
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
