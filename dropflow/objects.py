@@ -4,6 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
 
+CREATED_EVENTS = ("CompleteMultipartUpload", "Copy", "Post", "Put")
+"""The S3 events `s3:ObjectCreated:<name>` that mean new bytes.
+
+Never `ObjectCreated:*`: that also fires for tags, retention and legal holds.
+"""
+
 Source = Literal["stream", "webhook", "sweep"]
 
 

@@ -11,14 +11,11 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from dropflow.errors import NotificationFormatError
-from dropflow.objects import ObjectCreated, ObjectRef, Source
-
-CREATED = {"Put", "Post", "Copy", "CompleteMultipartUpload"}
-"""Not `ObjectCreated:*`: that also fires for tags, retention and legal holds."""
+from dropflow.objects import CREATED_EVENTS, ObjectCreated, ObjectRef, Source
 
 _SEAWEED_ROOT = "/buckets/"
-_SEAWEED_NOISE = (".uploads", ".versions")
-"""Folders of SeaweedFS's own: parts of unfinished uploads, old versions."""
+_SEAWEED_UPLOADS, _SEAWEED_VERSIONS = ".uploads", ".versions"
+"""Folders of SeaweedFS's own: parts of unfinished uploads; `<key>.versions/` in a versioned bucket."""
 
 
 @dataclass
@@ -81,7 +78,7 @@ def _records(records: Any, source: Source, decode: Callable[[str], str]) -> Pars
 
 def _record(record: dict[str, Any], decode: Callable[[str], str]) -> ObjectRef | None:
     _, _, event = _text(record["eventName"]).partition("ObjectCreated:")
-    if event not in CREATED:
+    if event not in CREATED_EVENTS:
         return None
     s3 = record["s3"]
     item = s3["object"]
@@ -112,6 +109,9 @@ def _seaweed(content: dict[str, Any]) -> Parsed:
     except (ValueError, AttributeError) as error:
         raise NotificationFormatError(f"SeaweedFS body: {error}") from error
     bucket, _, key = path.removeprefix(_SEAWEED_ROOT).partition("/")
-    if not key or any(part.endswith(_SEAWEED_NOISE) for part in key.split("/")[:-1]):
+    folders = key.split("/")[:-1]
+    if not key or _SEAWEED_UPLOADS in folders:
         return Parsed()
+    if folders and folders[-1].endswith(_SEAWEED_VERSIONS):
+        key = "/".join(folders).removesuffix(_SEAWEED_VERSIONS)
     return Parsed([ObjectCreated(ObjectRef(bucket, key), "webhook")])

@@ -16,9 +16,10 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from dropflow.errors import DropflowError, NotificationFormatError, PermanentError, TransientError
+from dropflow.objects import CREATED_EVENTS
 from dropflow.settings import Settings
 from listeners.intake import Intake
-from listeners.parsing import CREATED, parse_stream_line
+from listeners.parsing import parse_stream_line
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ def signed_request(settings: Settings, bucket: str) -> httpx.Request:
     assert settings.s3_endpoint
     assert settings.s3_access_key
     assert settings.s3_secret_key
-    events = "&".join(f"events=s3%3AObjectCreated%3A{name}" for name in sorted(CREATED))
+    # MinIO signs repeated parameters in the order given, botocore sorted: they must be both.
+    events = "&".join(f"events=s3%3AObjectCreated%3A{name}" for name in sorted(CREATED_EVENTS))
     url = f"{settings.s3_endpoint}/{bucket}?{events}&ping={PING}"
     request = AWSRequest("GET", url)
     credentials = Credentials(
@@ -60,6 +62,11 @@ async def open_stream(settings: Settings, bucket: str) -> AsyncIterator[AsyncIte
                 yield response.aiter_raw()
             finally:
                 await response.aclose()
+        except httpx.ReadTimeout as error:
+            raise TransientError(
+                f"stream of {bucket!r}: silent for {SILENCE} s, without the keep-alives asked for (the last "
+                "MinIO releases hold the stream back until some 4 KB have gathered: bind the webhook as well)"
+            ) from error
         except httpx.HTTPError as error:
             raise TransientError(f"stream of {bucket!r}: {error!r}") from error
 

@@ -19,6 +19,8 @@ DEAD = "mailto://127.0.0.1:9?from=a@example.com&to=b@example.com"
 
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Apprise itself waits seconds between messages to one host.
+    monkeypatch.setattr(retry.retrying, "stop", tenacity.stop_after_attempt(2))
     monkeypatch.setattr(retry.retrying, "wait", tenacity.wait_none())
 
 

@@ -129,12 +129,16 @@ def test_seaweedfs_tells_keys_raw_and_without_etag() -> None:
     assert parsed.created[0].source == "webhook"
 
 
+def test_seaweedfs_tells_of_versions_below_the_key() -> None:
+    parsed = parse_webhook_body(seaweed("/buckets/raw/churn/a.csv.versions/v_1"))
+    assert refs(parsed) == [ObjectRef("raw", "churn/a.csv")]
+
+
 @pytest.mark.parametrize(
     "noise",
     [
         seaweed("/buckets/raw/churn", is_directory=True),
         seaweed("/buckets/raw/.uploads/123/0001.part"),
-        seaweed("/buckets/raw/churn/a.csv.versions/v1"),
         seaweed("/buckets/raw"),
         seaweed("/topics/x"),
         seaweed("/buckets/raw/a.csv", event="delete"),

@@ -17,7 +17,7 @@ from dotenv import dotenv_values
 from dropflow.datasets import Datasets, load_datasets
 from dropflow.embedded.database import embedded_database
 from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, free_port
-from dropflow.embedded.stores import StoreAccess, Webhook, minio, seaweedfs
+from dropflow.embedded.stores import StoreAccess, Webhook, bind_minio_webhook, minio, seaweedfs
 from dropflow.errors import SettingsError
 from dropflow.prefect_env import prefect_environment
 from dropflow.settings import PREFIX, Settings, StoreKind, load_settings
@@ -98,6 +98,8 @@ class Stack:
         self._report(f"Object store ready at {self.settings.s3_endpoint}")
         for bucket in datasets.buckets:
             store.ensure_bucket(bucket)
+        if self._own_store and self._kind == "minio":
+            bind_minio_webhook(store, datasets.raw_buckets)
         if self._own_server:
             self.supervisor.processes["prefect"].wait_ready(SERVER_SECONDS)
         self._report(f"Prefect ready at {self.settings.prefect_ui}")
@@ -157,13 +159,12 @@ class Stack:
 
     def _start_store(self, access: StoreAccess, datasets: Datasets) -> None:
         folder = self.settings.data_dir / self._kind
+        assert self.settings.webhook_token
+        url = f"http://{LOOPBACK}:{self.settings.webhook_port}/notifications"
+        webhook = Webhook(url, self.settings.webhook_token.get_secret_value(), datasets.raw_buckets)
         if self._kind == "minio":
-            command, environment = minio(folder, access)
+            command, environment = minio(folder, access, webhook)
         else:
-            assert self.settings.webhook_token
-            url = f"http://{LOOPBACK}:{self.settings.webhook_port}/notifications"
-            token = self.settings.webhook_token.get_secret_value()
-            webhook = Webhook(url, token, datasets.raw_buckets)
             inner = [free_port() for _ in INNER_PORTS]
             command, environment = seaweedfs(folder, access, inner, webhook)
         log_file = self.settings.data_dir / "logs" / "store.log"

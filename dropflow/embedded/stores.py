@@ -5,9 +5,14 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dropflow.embedded.processes import LOOPBACK
 from dropflow.errors import SettingsError
+from dropflow.objects import CREATED_EVENTS
+from dropflow.storage import ObjectStore
+
+MINIO_WEBHOOK_ARN = "arn:minio:sqs::DROPFLOW:webhook"
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def seaweedfs(
     return command, environment
 
 
-def minio(folder: Path, access: StoreAccess) -> tuple[list[str], dict[str, str]]:
+def minio(folder: Path, access: StoreAccess, webhook: Webhook) -> tuple[list[str], dict[str, str]]:
     """Command and environment of the `minio` or `silo` executable on PATH, on loopback."""
     executable = shutil.which("minio") or shutil.which("silo")
     if not executable:
@@ -103,5 +108,20 @@ def minio(folder: Path, access: StoreAccess) -> tuple[list[str], dict[str, str]]
         "MINIO_BROWSER": "off",
         "MINIO_UPDATE": "off",
         "MINIO_CI_CD": "on",
+        "MINIO_NOTIFY_WEBHOOK_ENABLE_DROPFLOW": "on",
+        "MINIO_NOTIFY_WEBHOOK_ENDPOINT_DROPFLOW": webhook.url,
+        "MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_DROPFLOW": webhook.token,
+        # Without a queue folder a notification that cannot be delivered at once is lost.
+        "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_DROPFLOW": str(folder.with_name("minio-queue")),
     }
     return command, environment
+
+
+def bind_minio_webhook(store: ObjectStore, buckets: list[str]) -> None:
+    """Tell MinIO to call the webhook for each new object of these buckets."""
+    events = [f"s3:ObjectCreated:{name}" for name in CREATED_EVENTS]
+    queue: Any = {"QueueArn": MINIO_WEBHOOK_ARN, "Events": events}
+    for bucket in buckets:
+        store.client.put_bucket_notification_configuration(
+            Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [queue]}
+        )
