@@ -105,7 +105,10 @@ def up(
         stack.listen()
         _where(stack.settings)
         out.print("Drop a file: [bold]dropflow drop FILE --dataset NAME[/]. Ctrl-C stops everything.")
-        threading.Event().wait()
+        try:
+            threading.Event().wait()
+        finally:
+            out.print("Stopping.")
     return OK
 
 

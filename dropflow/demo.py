@@ -93,7 +93,10 @@ def run_demo(settings: Settings, rows: int, out: Console) -> int:
     """Start a stack, drop a sample, show everything; the exit code."""
     started = time.monotonic()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with smtp_server() as (mailbox, url), Progress(*columns, console=out) as progress:
+    with (
+        smtp_server() as (mailbox, url),
+        Progress(*columns, console=out, disable=not out.is_terminal) as progress,
+    ):
         steps = _Steps(progress)
         theirs = settings.notify_urls.get_secret_value() if settings.notify_urls else ""
         urls = SecretStr(f"{theirs} {url.get_secret_value()}".strip())
@@ -120,7 +123,7 @@ def run_demo(settings: Settings, rows: int, out: Console) -> int:
 
 
 class _Steps:
-    """One line a step, with a spinner while it runs and its time once it is done."""
+    """One line a step: on a terminal with a spinner and its time, elsewhere printed as it begins."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -128,6 +131,9 @@ class _Steps:
 
     def begin(self, text: str) -> None:
         self.end()
+        if not self._progress.console.is_terminal:
+            self._progress.console.print(escape(text), soft_wrap=True)
+            return
         self._task = self._progress.add_task(escape(text), total=1)
 
     def end(self) -> None:

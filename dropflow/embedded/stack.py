@@ -95,7 +95,8 @@ class Stack:
         store = connect(self.settings)
         if self._own_store:
             self.supervisor.processes["store"].wait_ready(STORE_SECONDS)
-        self._report(f"Object store ready at {self.settings.s3_endpoint}")
+        waiting = "; waiting for the Prefect server" if self._own_server else ""
+        self._report(f"Object store ready at {self.settings.s3_endpoint}{waiting}")
         for bucket in datasets.buckets:
             store.ensure_bucket(bucket)
         if self._own_store and self._kind == "minio":
