@@ -58,7 +58,7 @@ AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON 
 def main() -> NoReturn:
     """Run the command line; an error becomes one readable message and an exit code."""
     # A SIGTERM unwinds like Ctrl-C, so that whatever was started is stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(result_action="return_value")
     except KeyboardInterrupt:
@@ -69,6 +69,10 @@ def main() -> NoReturn:
         if code == UNREACHABLE:
             err.print("Is the stack running? `dropflow up` starts one.")
     sys.exit(code or OK)
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 @app.command

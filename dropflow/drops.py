@@ -45,6 +45,11 @@ class Outcome:
 def target_key(dataset: Dataset, path: Path, key: str | None) -> str:
     """Where the file goes. Raises SettingsError when the dataset would not pick it up there."""
     key = key or dataset.prefix + path.name
+    if "\\" in key or {"", ".", ".."} & set(key.split("/")):
+        # Stores refuse or rewrite such keys, and then nobody finds the object under its own name.
+        raise SettingsError(
+            f"{path}: the key {key!r} has a backslash or an empty, . or .. part; give another"
+        )
     if not dataset.matches(dataset.bucket, key):
         raise SettingsError(
             f"{path}: as {dataset.bucket}/{key} it would not belong to the dataset {dataset.name!r}, "

@@ -17,7 +17,7 @@ from dropflow.errors import (
     SettingsError,
     TransientError,
 )
-from dropflow.objects import ObjectRef
+from dropflow.objects import ObjectRef, printable
 from dropflow.retry import retry
 from dropflow.settings import Settings
 
@@ -32,7 +32,8 @@ _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 @contextmanager
 def _errors(what: str) -> Iterator[None]:
-    """Translate botocore's errors to ours, naming what was being done."""
+    """Translate botocore's errors to ours, naming what was being done on one printable line."""
+    what = printable(what, 300)
     try:
         yield
     except ClientError as error:
@@ -97,7 +98,9 @@ class ObjectStore:
     def upload(self, path: Path, bucket: str, key: str, progress: Callable[[int], None]) -> ObjectRef:
         """Upload a file in parts; `progress` is called with bytes sent since its last call."""
         with _errors(f"upload {path} to s3://{bucket}/{key}"):
-            self.client.upload_file(str(path), bucket, key, Callback=progress)
+            # Not upload_file, which hides the store's answer in an error of its own.
+            with path.open("rb") as file:
+                self.client.upload_fileobj(file, bucket, key, Callback=progress)
         return self.stat(bucket, key)
 
     def list(self, bucket: str, prefix: str = "") -> Iterator[ObjectRef]:

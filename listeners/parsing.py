@@ -1,10 +1,11 @@
 """Notification payloads to ObjectCreated. Pure; every supported store's form is read here.
 
 Forms: MinIO's listen stream (keys raw), MinIO's and S3's webhook targets (keys query-escaped),
-SeaweedFS's filer webhook (keys raw, no etag).
+SeaweedFS's filer webhook (keys raw, etag left to the store).
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,10 @@ from dropflow.errors import NotificationFormatError
 from dropflow.objects import CREATED_EVENTS, ObjectCreated, ObjectRef, Source
 
 _SEAWEED_ROOT = "/buckets/"
-_SEAWEED_UPLOADS, _SEAWEED_VERSIONS = ".uploads", ".versions"
-"""Folders of SeaweedFS's own: parts of unfinished uploads; `<key>.versions/` in a versioned bucket."""
+_SEAWEED_UPLOADS = ".uploads/"
+"""SeaweedFS's own folder at a bucket's root, for the parts of unfinished uploads."""
+_SEAWEED_VERSION = re.compile(r"(.+)\.versions/v_[0-9a-f]{32}", re.DOTALL)
+"""Where SeaweedFS keeps an object of a versioned bucket. Others may name a folder so, too."""
 
 
 @dataclass
@@ -109,9 +112,8 @@ def _seaweed(content: dict[str, Any]) -> Parsed:
     except (ValueError, AttributeError) as error:
         raise NotificationFormatError(f"SeaweedFS body: {error}") from error
     bucket, _, key = path.removeprefix(_SEAWEED_ROOT).partition("/")
-    folders = key.split("/")[:-1]
-    if not key or _SEAWEED_UPLOADS in folders:
+    if not key or key.startswith(_SEAWEED_UPLOADS):
         return Parsed()
-    if folders and folders[-1].endswith(_SEAWEED_VERSIONS):
-        key = "/".join(folders).removesuffix(_SEAWEED_VERSIONS)
+    if version := _SEAWEED_VERSION.fullmatch(key):
+        key = version[1]
     return Parsed([ObjectCreated(ObjectRef(bucket, key), "webhook")])

@@ -116,6 +116,7 @@ class Stream:
         self._intake = intake
         self._connected = connected
         self._failures = 0
+        self._told = ""
 
     async def run(self) -> None:
         while True:
@@ -123,7 +124,9 @@ class Stream:
                 await self._follow()
                 log.info("stream of %r ended; connecting again", self._bucket)
             except DropflowError as error:
-                log.warning("%s", error)
+                # Said once: a store that has no stream says so every time.
+                log.log(logging.DEBUG if str(error) == self._told else logging.WARNING, "%s", error)
+                self._told = str(error)
             await asyncio.sleep(self._wait())
 
     async def _follow(self) -> None:
@@ -131,7 +134,7 @@ class Stream:
         async with open_stream(self._settings, self._bucket) as chunks:
             async for batch in lines(chunks):
                 if not live:
-                    live, self._failures = True, 0
+                    live, self._failures, self._told = True, 0, ""
                     log.info("stream of %r is live", self._bucket)
                     await self._connected()
                 for line in batch:

@@ -67,6 +67,8 @@ FAILURES = [
     (["drop", "x.csv", "-d", "churn"], {}, 2, "there is no file x.csv"),
     (["drop", "x.csv", "-d", "chrun"], {}, 2, "there is no dataset 'chrun'; did you mean 'churn'?"),
     (["drop", "here.png", "-d", "churn"], {}, 2, "it would not belong to the dataset 'churn'"),
+    (["drop", "here.csv", "-d", "churn", "--key", "churn/a//b.csv"], {}, 2, "an empty, . or .. part"),
+    (["drop", "here.csv", "-d", "churn", "--key", "churn/a\\b.csv"], {}, 2, "has a backslash"),
     (["drop", "here.csv", "here.png", "-d", "churn", "--key", "k"], {}, 2, "--key goes with a single file"),
     (["drop", "here.csv", "-d", "churn"], {}, 2, "no object store: start one with `dropflow up`"),
     (["apply"], {}, 2, "no Prefect API: start one with `dropflow up`"),

@@ -130,8 +130,13 @@ def test_seaweedfs_tells_keys_raw_and_without_etag() -> None:
 
 
 def test_seaweedfs_tells_of_versions_below_the_key() -> None:
-    parsed = parse_webhook_body(seaweed("/buckets/raw/churn/a.csv.versions/v_1"))
+    parsed = parse_webhook_body(seaweed(f"/buckets/raw/churn/a.csv.versions/v_{'0' * 32}"))
     assert refs(parsed) == [ObjectRef("raw", "churn/a.csv")]
+
+
+@pytest.mark.parametrize("key", ["churn/data.versions/x.csv", "churn/.uploads/x.csv"])
+def test_folders_that_only_look_like_seaweedfs_own_are_told(key: str) -> None:
+    assert refs(parse_webhook_body(seaweed(f"/buckets/raw/{key}"))) == [ObjectRef("raw", key)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Store and receipts, against moto."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,16 @@ def test_put_get_stat_list(store: ObjectStore) -> None:
     assert ref.size == 3
     listed = [found.key for found in store.list("raw", "churn/")]
     assert sorted(listed) == ["churn/a%20b.csv", "churn/fäil+name a&b.csv"]
+
+
+def test_an_upload_tells_its_progress_and_what_the_store_answered(store: ObjectStore, tmp_path: Path) -> None:
+    path = tmp_path / "file.csv"
+    path.write_bytes(b"x" * 1000)
+    sent: list[int] = []
+    assert store.upload(path, "raw", "churn/up.csv", sent.append).size == 1000
+    assert sum(sent) == 1000
+    with pytest.raises(PermanentError, match=r"to s3://nowhere/k%0Aline"):
+        store.upload(path, "nowhere", "k\nline", sent.append)
 
 
 def test_listing_goes_through_all_pages(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,8 @@ def seaweedfs(
         "WEED_NOTIFICATION_WEBHOOK_ENABLED": "true",
         "WEED_NOTIFICATION_WEBHOOK_ENDPOINT": webhook.url,
         "WEED_NOTIFICATION_WEBHOOK_BEARER_TOKEN": webhook.token,
-        "WEED_NOTIFICATION_WEBHOOK_PATH_PREFIXES": ",".join(f"/buckets/{b}/" for b in webhook.buckets),
+        # Separated by spaces: with commas SeaweedFS would tell of nothing at all.
+        "WEED_NOTIFICATION_WEBHOOK_PATH_PREFIXES": " ".join(f"/buckets/{b}/" for b in webhook.buckets),
         # Go's collector would otherwise keep some 500 MiB after a burst.
         "GOMEMLIMIT": "160MiB",
         "GOGC": "50",
