@@ -17,7 +17,9 @@ from dropflow.errors import AutomationError
 MANAGED = "dropflow"
 """The tag of automations this project made; others are never touched."""
 NOTIFICATION_BLOCK = "notification_block_id"
-PLACEHOLDERS = ("dataset", "deployment_id", NOTIFICATION_BLOCK)
+_ANY_ID = "00000000-0000-0000-0000-000000000000"
+SPECIMEN = {"dataset": "specimen", "deployment_id": _ANY_ID, NOTIFICATION_BLOCK: _ANY_ID}
+"""Values that show whether a file can be filled in at all."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Definition:
         try:
             content = _fill(self.content, values)
         except (KeyError, ValueError) as error:
-            known = ", ".join(f"${{{name}}}" for name in PLACEHOLDERS)
+            known = ", ".join(f"${{{name}}}" for name in SPECIMEN)
             raise AutomationError(
                 f"{self.path}: unknown placeholder {error}; there are {known}; write $$ for a dollar sign"
             ) from error

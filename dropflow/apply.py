@@ -11,17 +11,20 @@ from dropflow.settings import Settings
 def apply(settings: Settings) -> Iterator[Change]:
     """Work pool, deployments, notification block, automations. Idempotent.
 
-    Raises DatasetError or AutomationError before anything on the server is touched.
+    Raises DatasetError, AutomationError or SettingsError before anything on the server is touched.
     """
     datasets = load_datasets(settings.datasets_dir)
     export_prefect_environment(settings)
     # Only now: importing Prefect takes seconds and reads the environment.
-    from automations.definitions import load_definitions
+    from automations.definitions import SPECIMEN, load_definitions
     from automations.sync import sync
     from flows.deployments import ensure_work_pool, sync_deployments
-    from notifications.block import save_block
+    from notifications.block import check_urls, save_block
 
     definitions = load_definitions(settings.automations_dir)
+    for definition in definitions:
+        definition.fill(SPECIMEN)
+    check_urls(settings.notify_urls)
     yield ensure_work_pool(settings.work_pool)
     deployments = {}
     for change, deployment_id in sync_deployments(datasets, settings.work_pool):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import cyclopts
+import httpx
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
@@ -63,8 +64,8 @@ def main() -> NoReturn:
         code = app(result_action="return_value")
     except KeyboardInterrupt:
         code = 130
-    except DropflowError as error:
-        code = UNREACHABLE if isinstance(error, TransientError) else WRONG_USE
+    except (DropflowError, httpx.TransportError) as error:
+        code = UNREACHABLE if isinstance(error, TransientError | httpx.TransportError) else WRONG_USE
         err.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
         if code == UNREACHABLE:
             err.print("Is the stack running? `dropflow up` starts one.")
@@ -140,6 +141,8 @@ def drop(
         if not path.is_file():
             raise SettingsError(f"there is no file {path}")
     targets = [(path, drops.target_key(chosen, path, key)) for path in files]
+    if len({target for _, target in targets}) < len(targets):
+        raise SettingsError("several of these files have the same name and would overwrite each other")
     store = connect(settings)
     with _progress() as progress:
         dropped = []

@@ -28,6 +28,7 @@ Scaling = Literal["standard", "minmax", "robust"]
 ColumnName = Annotated[str, StringConstraints(min_length=1)]
 
 _GLOB_FLAGS = glob.GLOBSTAR | glob.BRACE | glob.DOTGLOB | glob.FORCEUNIX | glob.CASE
+_BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 _MAGIC = re.compile(r"[*?\[{!]")
 
 
@@ -93,9 +94,7 @@ class Dataset(_Strict):
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
     description: str = ""
     match: str = Field(description="bucket/key glob; ** spans folders, {a,b} means either")
-    output_bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] = (
-        "processed"
-    )
+    output_bucket: Annotated[str, StringConstraints(pattern=_BUCKET)] = "processed"
     columns: dict[ColumnName, Column] = Field(min_length=1)
     unknown_columns: Literal["drop", "keep", "reject"] = "drop"
     target: ColumnName | None = None
@@ -107,7 +106,7 @@ class Dataset(_Strict):
     @classmethod
     def _bucket_and_glob(cls, match: str) -> str:
         bucket, slash, key = match.partition("/")
-        if not slash or not key or not bucket or _MAGIC.search(bucket):
+        if not slash or not key or not _BUCKET.fullmatch(bucket):
             raise ValueError("expected bucket/key-glob with a plain bucket, for example raw/churn/**/*.csv")
         return match
 

@@ -24,6 +24,7 @@ from dropflow.apply import apply
 from dropflow.datasets import load_datasets
 from dropflow.embedded.processes import LOOPBACK, free_port
 from dropflow.embedded.stack import Stack
+from dropflow.errors import SettingsError
 from dropflow.prefect_api import connect_prefect
 from dropflow.samples import churn_csv
 from dropflow.settings import Settings
@@ -102,7 +103,13 @@ def run_demo(settings: Settings, rows: int, out: Console) -> int:
         urls = SecretStr(f"{theirs} {url.get_secret_value()}".strip())
         settings = settings.model_copy(update={"notify_urls": urls})
         steps.begin("Starting the embedded stack (the first time takes some 30 s)")
-        with Stack(settings, report=steps.begin) as stack:
+        stack = Stack(settings, report=steps.begin)
+        if not stack.embedded:
+            raise SettingsError(
+                "the demo writes to its own store and server only: unset DROPFLOW_S3_ENDPOINT and "
+                "DROPFLOW_PREFECT_API_URL"
+            )
+        with stack:
             steps.begin("Applying deployments and automations to Prefect")
             settings = stack.settings.model_copy(update={"notify_urls": urls})
             for change in apply(settings):

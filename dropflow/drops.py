@@ -11,7 +11,7 @@ from dropflow.datasets import Dataset
 from dropflow.errors import SettingsError
 from dropflow.objects import ObjectRef
 from dropflow.prefect_api import PrefectApi, key_tag
-from dropflow.receipts import Receipt, read_receipt
+from dropflow.receipts import Receipt, standing_receipt
 from dropflow.storage import ObjectStore
 
 RECEIPT_POLL = 0.1
@@ -64,7 +64,7 @@ def upload(
     """Upload the file; `progress` is called with bytes sent since its last call."""
     started = datetime.now(UTC)
     ref = store.upload(path, dataset.bucket, key, progress)
-    repeated = read_receipt(store, dataset, ref)
+    repeated = standing_receipt(store, dataset, ref)
     if repeated and repeated.written_at > started:
         repeated = None
     return Drop(path, ref, repeated, started)
@@ -75,7 +75,7 @@ def wait(store: ObjectStore, prefect: PrefectApi, dataset: Dataset, drop: Drop, 
     begun = time.monotonic()
     ask_prefect = begun + RUN_POLL
     while (now := time.monotonic()) - begun < seconds:
-        receipt = read_receipt(store, dataset, drop.ref)
+        receipt = standing_receipt(store, dataset, drop.ref)
         if receipt:
             return Outcome(drop, receipt.fate, receipt.reason, now - begun, receipt, receipt.flow_run_id)
         if now > ask_prefect:

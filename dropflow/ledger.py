@@ -88,6 +88,23 @@ def _same(ref: ObjectRef) -> sa.ColumnElement[bool]:
     return sa.and_(_objects.c.bucket == ref.bucket, _objects.c.key == ref.key, _objects.c.etag == ref.etag)
 
 
+_new = insert(_objects)
+_insert_or_reopen = _new.on_conflict_do_update(
+    index_elements=["bucket", "key", "etag"],
+    set_={
+        "fate": Fate.PENDING.value,
+        "reason": "",
+        "first_seen": _new.excluded.first_seen,
+        "updated": _new.excluded.updated,
+    },
+    # As text: SQLAlchemy does not correlate a subquery with the row in conflict.
+    where=sa.text(
+        "EXISTS (SELECT 1 FROM objects AS newer WHERE newer.bucket = objects.bucket"
+        " AND newer.key = objects.key AND newer.etag <> '' AND newer.first_seen > objects.first_seen)"
+    ),
+)
+
+
 class Ledger:
     """Objects and their fates in a database. Every method is one transaction; safe across threads."""
 
@@ -103,7 +120,10 @@ class Ledger:
         self._engine.dispose()
 
     def record(self, created: Iterable[ObjectCreated]) -> int:
-        """Store what is new as pending; known objects keep their fate. Returns how many are new."""
+        """Store what is new as pending; returns how many are.
+
+        A known object keeps its fate, unless its key held other bytes since: then it is new again.
+        """
         now = _now()
         rows = [
             {
@@ -121,7 +141,7 @@ class Ledger:
         if not rows:
             return 0
         with self._engine.begin() as db:
-            return db.execute(insert(_objects).on_conflict_do_nothing(), rows).rowcount
+            return db.execute(_insert_or_reopen, rows).rowcount
 
     def resolve(self, unresolved: ObjectRef, ref: ObjectRef | None) -> None:
         """Replace an entry without etag by the object as the store knows it; None: it is gone."""
@@ -130,12 +150,18 @@ class Ledger:
             db.execute(sa.delete(_objects).where(_same(unresolved)))
             if ref is not None:
                 values = {**row._mapping, "etag": ref.etag, "size": ref.size, "version_id": ref.version_id}
-                db.execute(insert(_objects).on_conflict_do_nothing(), values)
+                db.execute(_insert_or_reopen, values)
 
     def mark(self, ref: ObjectRef, fate: Fate, *, dataset: str = "", reason: str = "") -> None:
         values = {"fate": fate.value, "dataset": dataset, "reason": reason, "updated": _now()}
         with self._engine.begin() as db:
             db.execute(sa.update(_objects).where(_same(ref)).values(**values))
+
+    def reopen(self, *fates: Fate) -> int:
+        """Make objects of these fates pending again; returns how many."""
+        change = sa.update(_objects).where(_objects.c.fate.in_([fate.value for fate in fates]))
+        with self._engine.begin() as db:
+            return db.execute(change.values(fate=Fate.PENDING.value, reason="", updated=_now())).rowcount
 
     def with_fate(self, fate: Fate, limit: int) -> list[Entry]:
         """The entries longest in this state first."""

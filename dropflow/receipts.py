@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dropflow.datasets import Dataset
-from dropflow.errors import AlreadyExistsError, ReceiptError
+from dropflow.errors import AlreadyExistsError, ObjectMissingError, ReceiptError
 from dropflow.objects import ObjectRef
 from dropflow.storage import ObjectStore
 
@@ -40,6 +40,7 @@ class Receipt(BaseModel):
     reason: str = ""
     output_bucket: str = ""
     output_key: str = ""
+    output_etag: str = ""
     rows_in: int | None = None
     rows_out: int | None = None
     steps: tuple[StepDone, ...] = ()
@@ -73,6 +74,24 @@ def read_receipt(
     prefix = _folder(dataset, ref.key) + name
     found = [_load(store, dataset.output_bucket, r.key) for r in store.list(dataset.output_bucket, prefix)]
     return max(found, key=lambda receipt: receipt.written_at, default=None)
+
+
+def standing_receipt(
+    store: ObjectStore, dataset: Dataset, ref: ObjectRef, fingerprint: str | None = None
+) -> Receipt | None:
+    """The receipt, if what it tells of still stands.
+
+    All versions of a key and all recipes share one output: after bytes A, then B, then A again, the
+    first receipt of A tells of an output that B has replaced since.
+    """
+    receipt = read_receipt(store, dataset, ref, fingerprint)
+    if receipt is None or not receipt.output_key:
+        return receipt
+    try:
+        output = store.stat(receipt.output_bucket, receipt.output_key)
+    except ObjectMissingError:
+        return None
+    return receipt if output.etag == receipt.output_etag else None
 
 
 def _load(store: ObjectStore, bucket: str, key: str) -> Receipt:

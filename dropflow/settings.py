@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from dropflow.errors import SettingsError
 
@@ -17,10 +16,10 @@ STACK_FILE = "stack.env"
 """Where `dropflow up` writes the addresses and credentials of what it started (mode 0600)."""
 
 
-class Settings(BaseSettings):
-    """Everything that can be set; field `x` is the variable `DROPFLOW_X`."""
+class Settings(BaseModel):
+    """Everything that can be set; field `x` is the variable `DROPFLOW_X`. An empty one is not set."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data_dir: Path = Field(Path(".dropflow"), description="ledger, logs and the embedded stack's data")
     env_file: Path = Field(Path(".env"), description="more settings, one NAME=value a line")
@@ -128,8 +127,9 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
     stack_file = Path(chosen.get("data_dir", FIELDS["data_dir"].default)) / STACK_FILE
     stack = _by_field(_file_values(stack_file), str(stack_file))
     if "s3_endpoint" in chosen:
-        # Another store than the embedded one: none of its credentials fit.
-        stack = {name: value for name, value in stack.items() if not name.startswith("s3_")}
+        # Another store than the embedded one: neither its credentials nor its abilities fit.
+        of_store = ("s3_", "listen_stream")
+        stack = {name: value for name, value in stack.items() if not name.startswith(of_store)}
     try:
         settings = Settings(**{**stack, **chosen})
     except ValidationError as error:

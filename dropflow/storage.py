@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
 from dropflow.errors import (
     AlreadyExistsError,
@@ -25,8 +25,15 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
-_CONFLICT = {"409", "412", "PreconditionFailed", "ConditionalRequestConflict"}
-_TRANSIENT = {"RequestTimeout", "SlowDown", "TooManyRequests", "InternalError", "ServiceUnavailable"}
+_CONFLICT = {"412", "PreconditionFailed"}
+_TRANSIENT = {
+    "ConditionalRequestConflict",
+    "RequestTimeout",
+    "SlowDown",
+    "TooManyRequests",
+    "InternalError",
+    "ServiceUnavailable",
+}
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
@@ -47,6 +54,8 @@ def _errors(what: str) -> Iterator[None]:
         if code in _TRANSIENT or status >= 500 or status == 429:
             raise TransientError(message) from error
         raise PermanentError(f"{message}: check the credentials and their permissions") from error
+    except (ParamValidationError, NoCredentialsError) as error:
+        raise PermanentError(f"{what}: {' '.join(str(error).split())}") from error
     except BotoCoreError as error:
         raise TransientError(f"{what}: {error}") from error
 
@@ -97,10 +106,9 @@ class ObjectStore:
     @retry
     def upload(self, path: Path, bucket: str, key: str, progress: Callable[[int], None]) -> ObjectRef:
         """Upload a file in parts; `progress` is called with bytes sent since its last call."""
-        with _errors(f"upload {path} to s3://{bucket}/{key}"):
-            # Not upload_file, which hides the store's answer in an error of its own.
-            with path.open("rb") as file:
-                self.client.upload_fileobj(file, bucket, key, Callback=progress)
+        # Not upload_file, which hides the store's answer in an error of its own.
+        with path.open("rb") as file, _errors(f"upload {path} to s3://{bucket}/{key}"):
+            self.client.upload_fileobj(file, bucket, key, Callback=progress)
         return self.stat(bucket, key)
 
     def list(self, bucket: str, prefix: str = "") -> Iterator[ObjectRef]:

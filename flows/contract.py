@@ -62,6 +62,8 @@ def _check(series: pd.Series, column: Column) -> tuple[pd.Series, list[str]]:
 
 
 def _numbers(series: pd.Series, column: Column) -> tuple[pd.Series, list[str]]:
+    if series.dtype == bool:
+        series = series.astype(object).astype(str)
     numbers = pd.to_numeric(series, errors="coerce")
     problems = _complain(series, numbers.isna() & series.notna(), "is no number")
     problems += _complain(series, numbers.abs() == float("inf"), "is not finite")

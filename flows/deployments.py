@@ -7,7 +7,12 @@ from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterTags,
+    FlowFilter,
+    FlowFilterName,
+)
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
@@ -64,8 +69,11 @@ def sync_deployments(datasets: Datasets, work_pool: str) -> Iterator[tuple[Chang
 
 def _managed(client: SyncPrefectClient) -> list[DeploymentResponse]:
     tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[MANAGED]))
+    ours = FlowFilter(name=FlowFilterName(any_=[preprocess.name]))
     found: list[DeploymentResponse] = []
-    while page := client.read_deployments(deployment_filter=tagged, limit=PAGE, offset=len(found)):
+    while page := client.read_deployments(
+        flow_filter=ours, deployment_filter=tagged, limit=PAGE, offset=len(found)
+    ):
         found += page
     return found
 

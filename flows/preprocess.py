@@ -11,10 +11,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from dropflow.datasets import Dataset, load_datasets
-from dropflow.errors import DropflowError, RejectedError
+from dropflow.errors import DropflowError, ReceiptError, RejectedError
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import key_tag
-from dropflow.receipts import Receipt, StepDone, read_receipt
+from dropflow.receipts import Receipt, StepDone, standing_receipt
 from dropflow.settings import load_settings
 from dropflow.storage import ObjectStore, connect
 from flows import steps, tasks
@@ -126,10 +126,12 @@ def _transform(store: ObjectStore, dataset: Dataset, ref: ObjectRef, content: by
         frame, detail = tasks.titled(step)(frame, step, dataset)
         seconds = round(time.perf_counter() - started, 4)
         done.append(StepDone(name=step.kind, detail=detail, seconds=seconds))
+    output = tasks.write(store, frame, dataset, ref.key)
     return {
         "fate": "processed",
-        "output_bucket": dataset.output_bucket,
-        "output_key": tasks.write(store, frame, dataset, ref.key),
+        "output_bucket": output.bucket,
+        "output_key": output.key,
+        "output_etag": output.etag,
         "rows_in": rows_in,
         "rows_out": len(frame),
         "steps": tuple(done),
@@ -144,13 +146,21 @@ def _told(receipt: Receipt) -> str:
 
 def _without_receipt(store: ObjectStore, dataset: Dataset) -> Iterator[str]:
     for ref in store.list(dataset.bucket, dataset.prefix):
-        if dataset.matches(ref.bucket, ref.key) and not read_receipt(store, dataset, ref):
+        if dataset.matches(ref.bucket, ref.key) and not _settled(store, dataset, ref):
             yield ref.key
+
+
+def _settled(store: ObjectStore, dataset: Dataset, ref: ObjectRef) -> bool:
+    try:
+        return standing_receipt(store, dataset, ref) is not None
+    except ReceiptError:
+        return False  # preparing it tells what is wrong with its receipt, and stops no other
 
 
 def _tag(dataset: Dataset, keys: list[str]) -> None:
     """Tag the run, so that the UI and `dropflow drop` find it by dataset and key."""
-    tags = [f"dataset:{dataset.name}", *(key_tag(key) for key in keys[:MOST_TAGS])]
+    found = [f"dataset:{dataset.name}", *(key_tag(key) for key in keys[:MOST_TAGS])]
+    tags = list(dict.fromkeys([*runtime.flow_run.tags, *found]))
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=tags)
 

@@ -30,8 +30,8 @@ def read_csv(content: bytes, numbers: Collection[str]) -> pd.DataFrame:
     Returns a frame of at least one row. Raises RejectedError with what is wrong and where.
     """
     text = _decode(content)
-    header = _header(text)
     try:
+        header = _header(text)
         frame = _parse(text, header, numbers)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
         raise RejectedError(f"is no readable CSV: {printable(str(error), 200)}") from error
@@ -76,7 +76,8 @@ def _decode(content: bytes) -> str:
         raise RejectedError(f"is binary, not CSV text: it has a NUL byte in line {line}")
     if not text.strip():
         raise RejectedError("is blank: it has no header and no rows")
-    return text
+    # pandas skips blank lines before the header; so does _header.
+    return text.lstrip("\r\n")
 
 
 def _header(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from prefect.tasks import Task
 from dropflow.datasets import Dataset, Step
 from dropflow.errors import TransientError
 from dropflow.objects import ObjectRef, printable
-from dropflow.receipts import Receipt, commit_receipt, read_receipt
+from dropflow.receipts import Receipt, commit_receipt, standing_receipt
 from dropflow.storage import ObjectStore
 from flows import contract, reading, steps
 
@@ -39,9 +39,9 @@ step = task(
 def check_receipt(
     store: ObjectStore, dataset: Dataset, key: str, fingerprint: str
 ) -> tuple[ObjectRef, Receipt | None]:
-    """The object as it is now, and its receipt under this recipe if there is one."""
+    """The object as it is now, and its receipt under this recipe if one stands."""
     ref = store.stat(dataset.bucket, key)
-    return ref, read_receipt(store, dataset, ref, fingerprint)
+    return ref, standing_receipt(store, dataset, ref, fingerprint)
 
 
 @step
@@ -63,19 +63,23 @@ def apply(frame: pd.DataFrame, recipe_step: Step, dataset: Dataset) -> tuple[pd.
 
 
 @step
-def write(store: ObjectStore, frame: pd.DataFrame, dataset: Dataset, key: str) -> str:
-    """Write the frame as Parquet in one PUT, so that nobody reads half of it; returns its key."""
+def write(store: ObjectStore, frame: pd.DataFrame, dataset: Dataset, key: str) -> ObjectRef:
+    """Write the frame as Parquet in one PUT, so that nobody reads half of it."""
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
-    output_key = dataset.output_key(key)
-    store.put(dataset.output_bucket, output_key, buffer.getvalue(), "application/vnd.apache.parquet")
-    return output_key
+    kind = "application/vnd.apache.parquet"
+    return store.put(dataset.output_bucket, dataset.output_key(key), buffer.getvalue(), kind)
 
 
 @step
 def commit(store: ObjectStore, dataset: Dataset, receipt: Receipt, replace: bool) -> bool:
-    """Commit the receipt; False when another run was first."""
-    return commit_receipt(store, dataset, receipt, replace=replace)
+    """Commit the receipt; False when another run was first. One that no longer stands is replaced."""
+    if commit_receipt(store, dataset, receipt, replace=replace):
+        return True
+    ref = ObjectRef(receipt.bucket, receipt.key, receipt.etag)
+    if standing_receipt(store, dataset, ref, receipt.fingerprint):
+        return False
+    return commit_receipt(store, dataset, receipt, replace=True)
 
 
 def titled(recipe_step: Step) -> Task[..., tuple[pd.DataFrame, str]]:

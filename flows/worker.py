@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 from multiprocessing.process import BaseProcess
 from typing import Any
 from uuid import UUID
@@ -32,6 +33,9 @@ from prefect.workers.base import (
 from dropflow.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_children = threading.Lock()
+"""Starting a process polls all others; were one joined meanwhile, its exit code would be read twice."""
 
 WORKER_TYPE = "dropflow"
 PRELOAD = ["flows.warm"]
@@ -82,7 +86,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmWorkerResul
         process = self._forkserver.Process(
             target=run_flow_run, args=(flow_run.id, environment), name=f"run-{flow_run.id}"
         )
-        await asyncio.to_thread(process.start)
+        await asyncio.to_thread(_start, process)
         assert process.pid is not None
         if task_status:
             task_status.started(process.pid)
@@ -123,9 +127,15 @@ async def _exit_code(process: BaseProcess) -> int:
         await ended.wait()
     finally:
         loop.remove_reader(process.sentinel)
-    process.join()
+    with _children:
+        process.join()
     assert process.exitcode is not None
     return process.exitcode
+
+
+def _start(process: BaseProcess) -> None:
+    with _children:
+        process.start()
 
 
 def run_flow_run(flow_run_id: UUID, environment: dict[str, str]) -> None:

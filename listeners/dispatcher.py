@@ -4,17 +4,18 @@ import asyncio
 import logging
 
 from dropflow.datasets import Dataset, Datasets
-from dropflow.errors import DropflowError, ObjectMissingError, PermanentError
+from dropflow.errors import DropflowError, ObjectMissingError, ReceiptError
 from dropflow.ledger import Entry, Fate, Ledger
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, object_created_event
-from dropflow.receipts import read_receipt
+from dropflow.receipts import standing_receipt
 from dropflow.storage import ObjectStore
 from listeners.intake import Intake
 
 log = logging.getLogger(__name__)
 
 BATCH = 100
+MOST_TROUBLE = 3
 RECEIPT_POLL = 1.0
 """Seconds between two looks for the receipts of dispatched objects."""
 LONGEST_WAIT = 30.0
@@ -58,39 +59,51 @@ class Dispatcher:
             await asyncio.sleep(RECEIPT_POLL)
 
     def dispatch(self) -> int:
-        """Bring a batch of pending objects on their way; returns how many there were."""
+        """Bring a batch of pending objects on their way; returns how many there were.
+
+        An object the store makes trouble with goes to the end of the queue; after MOST_TROUBLE of
+        them, and whenever Prefect cannot be reached, the error is raised.
+        """
         pending = self._ledger.with_fate(Fate.PENDING, BATCH)
+        troubles: list[DropflowError] = []
         for entry in pending:
-            if entry.ref.etag:
-                self._dispatch(entry)
-            else:
-                self._resolve(entry)
+            try:
+                dataset = self._dataset_to_run(entry)
+            except DropflowError as error:
+                self._ledger.mark(entry.ref, Fate.PENDING, reason=str(error))
+                troubles.append(error)
+                if len(troubles) >= MOST_TROUBLE:
+                    break
+                continue
+            if dataset:
+                self._prefect.post_events([object_created_event(dataset.name, [entry.ref])])
+                self._ledger.mark(entry.ref, Fate.DISPATCHED, dataset=dataset.name, reason="event posted")
+                told = printable(entry.ref.url)
+                log.info("dispatched %s to %s (seen by %s)", told, dataset.name, entry.source)
+        if troubles:
+            raise troubles[-1]
         return len(pending)
 
-    def _resolve(self, entry: Entry) -> None:
-        """Ask the store for what the notification did not tell: etag, size and version."""
+    def _dataset_to_run(self, entry: Entry) -> Dataset | None:
+        """The dataset whose run the object needs; None when it is settled or resolved by now."""
         ref = entry.ref
+        if not ref.etag:
+            self._resolve(ref)
+            return None
+        dataset, reason = self._datasets.find(ref.bucket, ref.key)
+        if dataset is None:
+            log.info("ignored %s: %s", printable(ref.url), reason)
+            self._ledger.mark(ref, Fate.IGNORED, reason=reason)
+            return None
+        return None if self._has_receipt(dataset, ref) else dataset
+
+    def _resolve(self, ref: ObjectRef) -> None:
+        """Ask the store for what the notification did not tell: etag, size and version."""
         try:
             self._ledger.resolve(ref, self._store.stat(ref.bucket, ref.key))
         except ObjectMissingError:
             # Deleted, or not visible yet (SeaweedFS can tell before its PUT is done): the sweep sees it.
             self._ledger.resolve(ref, None)
-        except PermanentError as error:
-            # This object's trouble alone: it must not hold up the others.
-            self._ledger.mark(ref, Fate.FAILED, reason=str(error))
-
-    def _dispatch(self, entry: Entry) -> None:
-        ref = entry.ref
-        dataset, reason = self._datasets.find(ref.bucket, ref.key)
-        if dataset is None:
-            log.info("ignored %s: %s", printable(ref.url), reason)
-            self._ledger.mark(ref, Fate.IGNORED, reason=reason)
-            return
-        if self._has_receipt(dataset, ref):
-            return
-        self._prefect.post_events([object_created_event(dataset.name, [ref])])
-        self._ledger.mark(ref, Fate.DISPATCHED, dataset=dataset.name, reason="event posted")
-        log.info("dispatched %s to %s (seen by %s)", printable(ref.url), dataset.name, entry.source)
 
     def settle(self) -> None:
         """Give dispatched objects that have a receipt now their fate."""
@@ -101,10 +114,10 @@ class Dispatcher:
                 self._ledger.mark(entry.ref, entry.fate, dataset=entry.dataset, reason=entry.reason)
 
     def _has_receipt(self, dataset: Dataset, ref: ObjectRef) -> bool:
-        """Whether the object's fate is settled; a store that refuses to say so settles it as failed."""
+        """Whether the object's fate is settled; a receipt that cannot be read settles it as failed."""
         try:
-            receipt = read_receipt(self._store, dataset, ref)
-        except PermanentError as error:
+            receipt = standing_receipt(self._store, dataset, ref)
+        except ReceiptError as error:
             self._ledger.mark(ref, Fate.FAILED, dataset=dataset.name, reason=str(error))
             return True
         if receipt is None:

@@ -71,7 +71,7 @@ def _records(records: Any, source: Source, decode: Callable[[str], str]) -> Pars
     for number, record in enumerate(records):
         try:
             ref = _record(record, decode)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             parsed.problems.append(f"record {number}: {type(error).__name__}: {error}")
         else:
             if ref:

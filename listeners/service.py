@@ -11,7 +11,7 @@ import uvicorn
 
 from dropflow.datasets import load_datasets
 from dropflow.errors import SettingsError
-from dropflow.ledger import Ledger
+from dropflow.ledger import Fate, Ledger
 from dropflow.prefect_api import connect_prefect
 from dropflow.settings import Settings
 from dropflow.storage import connect
@@ -29,7 +29,11 @@ async def serve(settings: Settings) -> None:
     datasets = load_datasets(settings.datasets_dir)
     store = connect(settings)
     prefect = connect_prefect(settings.prefect_api)
+    for bucket in datasets.buckets:
+        store.ensure_bucket(bucket)
     ledger = Ledger(settings.ledger_url)
+    # Datasets and permissions may have changed since: what did not end well is looked at again.
+    ledger.reopen(Fate.IGNORED, Fate.FAILED, Fate.REJECTED)
     intake = Intake(ledger, datasets)
     sweep = Sweep(store, datasets.raw_buckets, intake, settings.sweep_seconds)
     dispatcher = Dispatcher(ledger, datasets, store, prefect, intake)

@@ -46,11 +46,17 @@ class Sweep:
         """List every raw bucket, a page in memory at a time; returns how many objects were new."""
         started = time.monotonic()
         seen = new = 0
+        trouble: DropflowError | None = None
         for bucket in self._buckets:
             pages = _pages(self._store.list(bucket))
-            while page := await asyncio.to_thread(next, pages, None):
-                seen += len(page)
-                new += await self._intake.record(ObjectCreated(ref, "sweep") for ref in page)
+            try:
+                while page := await asyncio.to_thread(next, pages, None):
+                    seen += len(page)
+                    new += await self._intake.record(ObjectCreated(ref, "sweep") for ref in page)
+            except DropflowError as error:
+                trouble = error  # the other buckets are swept all the same
+        if trouble:
+            raise trouble
         level = logging.INFO if new else logging.DEBUG
         seconds = time.monotonic() - started
         log.log(level, "swept %d objects in %.1f s, %d of them new", seen, seconds, new)

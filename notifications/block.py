@@ -49,14 +49,18 @@ def _send(url: SecretStr, subject: str, body: str) -> str:
     return ""
 
 
+def check_urls(urls: SecretStr | None) -> None:
+    """Raises SettingsError for a URL that Apprise does not understand."""
+    for url in split_urls(urls):
+        open_channel(url)
+
+
 def save_block(urls: SecretStr | None) -> tuple[str | None, Change | None]:
     """Store the URLs in the server's block unless they are there; its id and what was done.
 
     Without URLs the block stays as it is on the server (someone may have filled it in the UI); the
-    id is None when there is none. Raises SettingsError for a URL that Apprise does not understand.
+    id is None when there is none.
     """
-    for url in split_urls(urls):
-        open_channel(url)
     known = _known_block()
     if urls is None:
         return (str(known.id) if known else None), None

@@ -1,10 +1,15 @@
 """Apprise channels: one URL each, whose text is a secret."""
 
+import logging
+
 import apprise
 from pydantic import SecretStr
 
 from dropflow.errors import SettingsError, TransientError
 from dropflow.retry import retry
+
+# Apprise logs a URL it cannot read in full, with its secrets.
+logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
 
 
 def split_urls(urls: SecretStr | None) -> list[SecretStr]:
@@ -25,10 +30,18 @@ def open_channel(url: SecretStr) -> apprise.Apprise:
     return channel
 
 
-@retry
 def send(channel: apprise.Apprise, subject: str, body: str) -> None:
-    """Deliver one plain-text message. Raises TransientError when the channel keeps refusing it."""
-    sent = channel.notify(body=body, title=subject, body_format=apprise.NotifyFormat.TEXT)
-    if not sent:
+    """Deliver one plain-text message. Raises TransientError when the channel keeps refusing it.
+
+    A URL with several targets is tried once: those that took the message must not get it again.
+    """
+    if len(channel) == 1 and len(channel[0]) <= 1:
+        retry(_send)(channel, subject, body)
+    else:
+        _send(channel, subject, body)
+
+
+def _send(channel: apprise.Apprise, subject: str, body: str) -> None:
+    if not channel.notify(body=body, title=subject, body_format=apprise.NotifyFormat.TEXT):
         scheme = channel[0].secure_protocol or channel[0].protocol
         raise TransientError(f"the notification channel {scheme} did not take the message")

@@ -71,6 +71,9 @@ FAILURES = [
     (["drop", "here.csv", "-d", "churn", "--key", "churn/a\\b.csv"], {}, 2, "has a backslash"),
     (["drop", "here.csv", "here.png", "-d", "churn", "--key", "k"], {}, 2, "--key goes with a single file"),
     (["drop", "here.csv", "-d", "churn"], {}, 2, "no object store: start one with `dropflow up`"),
+    (["drop", "here.csv", "there/here.csv", "-d", "churn"], {}, 2, "would overwrite each other"),
+    (["demo"], {"DROPFLOW_S3_ENDPOINT": "http://127.0.0.1:9"}, 2, "its own store and server only"),
+    (["apply"], {"DROPFLOW_PREFECT_API_URL": "http://127.0.0.1:9/api"}, 3, "Is the stack running?"),
     (["apply"], {}, 2, "no Prefect API: start one with `dropflow up`"),
     (["listen"], {}, 2, "no object store"),
     (["check"], {"DROPFLOW_SWEEP_SECS": "1"}, 2, "did you mean DROPFLOW_SWEEP_SECONDS?"),
@@ -83,6 +86,8 @@ def test_what_is_wrong_is_told_with_an_exit_code(
 ) -> None:
     (tmp_path / "here.csv").write_text("x")
     (tmp_path / "here.png").write_text("x")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "here.csv").write_text("x")
     done = run(*arguments, cwd=tmp_path, **variables)
     assert done.returncode == code, done.stderr
     assert told in done.stderr

@@ -99,6 +99,60 @@ def test_an_overwritten_object_is_a_new_object(listener: Listener) -> None:
     assert len(listener.prefect.events) == 2
 
 
+def test_the_same_bytes_again_after_others_are_a_new_object(listener: Listener) -> None:
+    for content in (b"A", b"B", b"A"):
+        ref = listener.store.put("raw", "churn/a.csv", content, "text/csv")
+        assert listener.see(ref) == 1
+        assert listener.see(ref) == 0
+        listener.dispatch()
+        assert listener.fate("churn/a.csv")[0] == Fate.DISPATCHED
+    assert len(listener.prefect.events) == 3
+    assert listener.sweep() == 0
+
+
+def test_a_receipt_whose_output_was_replaced_does_not_settle(listener: Listener) -> None:
+    ref = listener.store.put("raw", "churn/a.csv", b"A", "text/csv")
+    output = listener.store.put("processed", "churn/a.parquet", b"of A", "x/y")
+    made = {"output_bucket": output.bucket, "output_key": output.key, "output_etag": output.etag}
+    write_receipt(listener, ref, fate="processed", **made)
+    listener.store.put("processed", "churn/a.parquet", b"of B", "x/y")
+    listener.see(ref)
+    listener.dispatch()
+    assert len(listener.prefect.events) == 1
+
+
+def test_one_missing_bucket_does_not_stop_the_sweep_of_others(listener: Listener) -> None:
+    listener.store.put("raw", "churn/a.csv", b"x", "text/csv")
+    sweep = Sweep(listener.store, ["aaa-missing", "raw"], listener.intake, 60)
+    with pytest.raises(PermanentError, match="aaa-missing"):
+        asyncio.run(sweep.once())
+    assert listener.fate("churn/a.csv")[0] == Fate.PENDING
+
+
+def test_a_store_in_trouble_leaves_objects_pending(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [ObjectRef("raw", f"churn/{number}.csv", "e") for number in range(3)]
+    listener.see(*refs)
+
+    def trouble(_store: object, _dataset: object, ref: ObjectRef, *_: object) -> None:
+        if ref == refs[0]:
+            raise TransientError("503 for this one")
+
+    monkeypatch.setattr("listeners.dispatcher.standing_receipt", trouble)
+    with pytest.raises(TransientError):
+        listener.dispatch()
+    assert listener.fate("churn/0.csv") == (Fate.PENDING, "503 for this one")
+    assert {listener.fate(ref.key)[0] for ref in refs[1:]} == {Fate.DISPATCHED}
+
+
+def test_what_was_ignored_is_looked_at_again_after_a_restart(listener: Listener) -> None:
+    listener.see(ObjectRef("raw", "elsewhere/a.csv", "e"))
+    listener.dispatch()
+    assert listener.ledger.reopen(Fate.IGNORED, Fate.FAILED, Fate.REJECTED) == 1
+    assert listener.fate("elsewhere/a.csv") == (Fate.PENDING, "")
+
+
 def test_a_key_without_etag_is_resolved_by_the_store(listener: Listener) -> None:
     ref = listener.store.put("raw", "churn/a.csv", b"abc", "text/csv")
     listener.see(ObjectRef("raw", "churn/a.csv"))

@@ -49,10 +49,14 @@ def test_a_dead_channel_is_named_and_does_not_silence_the_others(smtp: tuple[Mai
     assert len(mailbox.messages) == 1
 
 
-def test_a_url_that_apprise_does_not_know_is_named_by_scheme_only() -> None:
-    with pytest.raises(SettingsError, match="slak") as raised:
-        open_channel(SecretStr("slak://hush-hush/token"))
-    assert "hush" not in str(raised.value)
+@pytest.mark.parametrize("scheme", ["slak", "slack", "tgram"])
+def test_a_url_that_apprise_does_not_take_is_named_by_scheme_only(
+    scheme: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(SettingsError, match=scheme) as raised:
+        open_channel(SecretStr(f"{scheme}://hush"))
+    printed = capfd.readouterr()
+    assert "hush" not in f"{raised.value}{caplog.text}{printed.out}{printed.err}"
 
 
 def test_urls_are_separated_by_any_space() -> None:

@@ -80,6 +80,7 @@ BROKEN_RECORDS: list[Any] = [
     record(key=""),
     record(size="many"),
     record(size=[1]),
+    record(size=float("inf")),
     {**record(), "s3": {"bucket": {"name": 3}, "object": {"key": "k"}}},
 ]
 

@@ -50,6 +50,10 @@ def test_text_stays_text() -> None:
     assert frame["n"].isna().tolist() == [False, True, True]
 
 
+def test_blank_lines_before_the_header_change_no_type() -> None:
+    assert read("\n\r\nc,n\n007,1\n")["c"].tolist() == ["007"]
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_read() -> None:
     frame = read("\ufeffn,c,t\r\n1,a,x\r\n")
     assert list(frame.columns) == ["n", "c", "t"]
@@ -65,6 +69,8 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read() -> None:
         ("n,c,n\n1,a,2\n", "columns of the same name: n"),
         ("n,c,t\n\0,a,x\n", "NUL byte in line 2"),
         ("\n\n", "is blank"),
+        ("\n\nn,n\n1,2\n", "columns of the same name"),
+        ('"' + "x" * 200_000, "is no readable CSV"),
     ],
 )
 def test_what_is_no_table_is_rejected(text: str, told: str) -> None:
@@ -79,6 +85,7 @@ def test_what_is_no_table_is_rejected(text: str, told: str) -> None:
             "n,c,t\n1,a,x\nfour,a,x\nfive,a,x\n",
             "column n: the value 'four' in data row 2 is no number (and 1 more rows)",
         ),
+        ("n,c,t\nTrue,a,x\n", "the value 'True' in data row 1 is no number"),
         ("n,c,t\ninf,a,x\n", "column n: the value inf in data row 1 is not finite"),
         ("n,c,t\n1,z,x\n", "column c: the value 'z' in data row 1 is none of a, b"),
         ("n,t\n1,x\n", "lacks the columns c"),

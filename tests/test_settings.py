@@ -29,11 +29,19 @@ def test_variables_win_over_the_env_file_and_that_over_the_running_stack(
 def test_another_store_does_not_get_the_embedded_ones_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "stack.env").write_text(
-        "DROPFLOW_S3_ENDPOINT=http://127.0.0.1:1\nDROPFLOW_S3_SECRET_KEY=embedded\n"
-    )
+    stack = "DROPFLOW_S3_ENDPOINT=http://127.0.0.1:1\nDROPFLOW_S3_SECRET_KEY=embedded\n"
+    (tmp_path / "stack.env").write_text(f"{stack}DROPFLOW_LISTEN_STREAM=false\n")
     monkeypatch.setenv("DROPFLOW_S3_ENDPOINT", "https://s3.example.com")
-    assert load_settings(tmp_path).s3_secret_key is None
+    settings = load_settings(tmp_path)
+    assert settings.s3_secret_key is None
+    assert settings.listen_stream is True
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DROPFLOW_NOTIFY_URLS", "")
+    monkeypatch.setenv("DROPFLOW_S3_ENDPOINT", "")
+    settings = load_settings()
+    assert (settings.notify_urls, settings.s3_endpoint) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,14 @@ def test_an_overwritten_object_is_prepared_again(running: Running) -> None:
     assert len(processed(running, second)) == 300
 
 
+def test_the_same_bytes_again_after_others_are_prepared_again(running: Running) -> None:
+    other = churn_csv(rows=300, seed=8)
+    for content, rows in ((GOOD, 200), (other, 300), (GOOD, 200)):
+        outcome = running.outcome(running.put("churn/back-again.csv", content))
+        assert outcome.fate == "processed"
+        assert len(processed(running, outcome)) == rows
+
+
 def deployment(running: Running) -> dict[str, Any]:
     found: dict[str, Any] = running.api("GET", "/deployments/name/preprocess/churn")
     return found

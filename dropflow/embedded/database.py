@@ -10,6 +10,7 @@ import logging
 import os
 import pwd
 import secrets
+import shutil
 import socket
 import subprocess
 from dataclasses import dataclass, field
@@ -94,20 +95,23 @@ def _reachable(data_dir: Path, binaries: Path) -> bool:
 
 def _create(binaries: Path, folder: Path, password_file: Path, user: str | None) -> None:
     """Initialise a database cluster that wants a random password from everybody."""
-    folder.mkdir(mode=0o700, exist_ok=True)
+    unfinished = folder.with_suffix(".new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700)
     password_file.touch(mode=0o600)
     password_file.write_text(secrets.token_hex(20))
     if user:
         account = pwd.getpwnam(user)
-        os.chown(folder, account.pw_uid, account.pw_gid)
+        os.chown(unfinished, account.pw_uid, account.pw_gid)
         os.chown(password_file, account.pw_uid, account.pw_gid)
     command = [
-        *(str(binaries / "initdb"), "-D", str(folder), "-U", "dropflow", "--encoding=UTF8", "--locale=C"),
+        *(str(binaries / "initdb"), "-D", str(unfinished), "-U", "dropflow", "--encoding=UTF8", "--locale=C"),
         *("--auth=scram-sha-256", f"--pwfile={password_file}"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, user=user, cwd="/", check=False)
     if done.returncode:
         raise ProcessError(f"PostgreSQL could not be set up in {folder}: {done.stderr.strip()[-500:]}")
+    unfinished.rename(folder)
 
 
 def _accepts(port: int) -> bool:

@@ -46,10 +46,14 @@ def free_port(wanted: int | None = None) -> int:
     raise ProcessError("no free port on 127.0.0.1")
 
 
+# Loaded before any fork: a child of a threaded process must not load libraries.
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
 def _die_with_parent() -> None:
-    """Linux: end this child when whoever started it is killed, so that no port stays taken."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Linux: end this child when the thread that started it ends, so that no port stays taken."""
+    if _libc:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass
@@ -120,7 +124,10 @@ class Process:
             if now >= self._restart_at:
                 self._restart_at = None
                 self.restarts += 1
-                self.start()
+                try:
+                    self.start()
+                except OSError as error:
+                    log.warning("%s could not be started: %s", self.name, error)
 
     def stop(self) -> None:
         """SIGTERM to the process group, SIGKILL after STOP_SECONDS."""
@@ -142,7 +149,9 @@ class Process:
 
     def _last_words(self) -> str:
         try:
-            lines = self.log_file.read_text(errors="replace").strip().splitlines()[-3:]
+            with self.log_file.open("rb") as file:
+                file.seek(max(0, self.log_file.stat().st_size - 4096))
+                lines = file.read().decode(errors="replace").strip().splitlines()[-3:]
         except OSError:
             lines = []
         return f"log {self.log_file}: {' | '.join(lines)[-500:]}"
@@ -154,6 +163,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.processes: dict[str, Process] = {}
         self._stopping = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._thread.start()
 
@@ -164,11 +174,14 @@ class Supervisor:
     def stop(self) -> None:
         """Stop all, the last started first."""
         self._stopping.set()
-        self._thread.join()
-        for process in reversed(self.processes.values()):
+        for process in reversed(list(self.processes.values())):
             process.stop()
+        self._stopped.set()
+        self._thread.join()
 
     def _watch(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):
             for process in list(self.processes.values()):
                 process.check()
+        # What this thread started would be ended with it: it stays until all are stopped in order.
+        self._stopped.wait()

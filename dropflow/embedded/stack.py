@@ -65,6 +65,11 @@ class Stack:
         self._own_server = settings.prefect_api_url in (None, saved.get("PREFECT_API_URL"))
         self._decided: dict[str, str] = {}
 
+    @property
+    def embedded(self) -> bool:
+        """Whether both store and server are ours to start."""
+        return self._own_store and self._own_server
+
     def __enter__(self) -> Self:
         self._lock = _lock(self.settings.data_dir)
         self.supervisor = Supervisor()
