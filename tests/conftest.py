@@ -21,6 +21,7 @@ from dropflow import drops
 from dropflow.datasets import Dataset, load_datasets
 from dropflow.demo import Mailbox, smtp_server
 from dropflow.embedded.stack import Stack
+from dropflow.ledger import Ledger
 from dropflow.prefect_api import PrefectApi, connect_prefect, key_tag
 from dropflow.receipts import Receipt, read_receipt
 from dropflow.settings import PROJECT, Settings, load_settings
@@ -50,6 +51,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def churn() -> Dataset:
     return load_datasets(PROJECT / "datasets")["churn"]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+    yield ledger
+    ledger.close()
 
 
 @pytest.fixture(scope="session")
@@ -127,8 +135,6 @@ class Running:
 
     def fate(self, key: str) -> tuple[str, str] | None:
         """Fate and reason of a key, by `dropflow status`'s own source."""
-        from dropflow.ledger import Ledger
-
         ledger = Ledger(self.settings.ledger_url)
         found = ledger.find("raw", key)
         ledger.close()

@@ -1,7 +1,6 @@
 """Ledger, intake, sweep and dispatcher together, against moto and a recording Prefect."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,13 +58,11 @@ class Listener:
 
 
 @pytest.fixture
-def listener(tmp_path: Path, store: ObjectStore) -> Iterator[Listener]:
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+def listener(ledger: Ledger, store: ObjectStore) -> Listener:
     datasets = load_datasets(PROJECT / "datasets")
     prefect, intake = Prefect(), Intake(ledger, datasets)
     dispatcher = Dispatcher(ledger, datasets, store, prefect, intake)  # type: ignore[arg-type]
-    yield Listener(ledger, datasets, store, prefect, intake, dispatcher)
-    ledger.close()
+    return Listener(ledger, datasets, store, prefect, intake, dispatcher)
 
 
 def test_an_object_becomes_one_event_that_carries_references_only(listener: Listener) -> None:

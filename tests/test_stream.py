@@ -8,9 +8,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from test_recordings import DATA, DROPPED
 
 from dropflow.datasets import Datasets, load_datasets
 from dropflow.errors import PermanentError, TransientError
@@ -81,13 +81,6 @@ def server(*answers: Handler) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
-    yield ledger
-    ledger.close()
-
-
-@pytest.fixture
 def datasets() -> Datasets:
     return load_datasets(PROJECT / "datasets")
 
@@ -120,6 +113,17 @@ def at(settings: Settings, endpoint: str) -> Settings:
 
 def keys(ledger: Ledger) -> set[str]:
     return {entry.ref.key.removeprefix("churn/") for entry in ledger.with_fate(Fate.PENDING, 100)}
+
+
+def test_the_recorded_stream_of_a_real_minio(
+    settings: Settings, ledger: Ledger, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = (DATA / "minio_stream.ndjson").read_bytes()
+    chunks = [b" ", *(recorded[at : at + 1000] for at in range(0, len(recorded), 1000))]
+    with server(ended(*chunks)) as (endpoint, _):
+        # One of the objects was overwritten: eleven in all.
+        follow(at(settings, endpoint), ledger, datasets, len(DROPPED) + 1, monkeypatch)
+    assert {f"churn/{key}" for key in keys(ledger)} == DROPPED
 
 
 def test_lines_in_any_cut_with_keep_alives_between(

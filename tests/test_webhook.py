@@ -1,8 +1,5 @@
 """The webhook: who may call, what is kept, what is answered."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
@@ -15,13 +12,6 @@ from listeners import webhook
 from listeners.intake import Intake
 
 TOKEN = "a-token-for-the-tests"
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture
