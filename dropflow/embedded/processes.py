@@ -123,11 +123,12 @@ class Process:
                 )
             if now >= self._restart_at:
                 self._restart_at = None
-                self.restarts += 1
                 try:
                     self.start()
                 except OSError as error:
                     log.warning("%s could not be started: %s", self.name, error)
+                # Last, so that whoever sees the count sees the new process.
+                self.restarts += 1
 
     def stop(self) -> None:
         """SIGTERM to the process group, SIGKILL after STOP_SECONDS."""
