@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -316,6 +316,3 @@ def _line(text: str, loc: tuple[Any, ...]) -> int:
         else:
             break
     return line
-
-
-IMPUTATIONS: tuple[str, ...] = get_args(Imputation)

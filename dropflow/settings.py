@@ -82,7 +82,11 @@ class Settings(BaseModel):
 FIELDS = Settings.model_fields
 
 
-def _file_values(path: Path) -> dict[str, str]:
+def file_values(path: Path) -> dict[str, str]:
+    """The `DROPFLOW_*` lines of a settings file; none when there is no such file.
+
+    Raises SettingsError when it cannot be read.
+    """
     try:
         values = dotenv_values(path) if path.is_file() else {}
     except (OSError, UnicodeDecodeError) as error:
@@ -120,12 +124,12 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
         "environment",
     )
     env_file = Path(environment.get("env_file", FIELDS["env_file"].default))
-    from_file = _by_field(_file_values(env_file), str(env_file))
+    from_file = _by_field(file_values(env_file), str(env_file))
     chosen: dict[str, Any] = {**from_file, **environment, **overrides}
     if data_dir is not None:
         chosen["data_dir"] = data_dir
     stack_file = Path(chosen.get("data_dir", FIELDS["data_dir"].default)) / STACK_FILE
-    stack = _by_field(_file_values(stack_file), str(stack_file))
+    stack = _by_field(file_values(stack_file), str(stack_file))
     if "s3_endpoint" in chosen:
         # Another store than the embedded one: neither its credentials nor its abilities fit.
         of_store = ("s3_", "listen_stream")

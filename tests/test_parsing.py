@@ -1,7 +1,6 @@
 """Payloads of every source to ObjectCreated, against lines recorded from real servers."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from dropflow.errors import NotificationFormatError
 from dropflow.objects import ObjectRef
 from listeners.parsing import Parsed, parse_stream_line, parse_webhook_body
-
-DATA = Path(__file__).parent / "data"
 
 
 def record(key: str = "churn/a.csv", event: str = "s3:ObjectCreated:Put", **item: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The Prefect server's database: PostgreSQL from the package index, else SQLite.
 
 SQLite stalls Prefect 3.8 for its whole busy timeout, 60 s, when automations fire while runs change
-state (`database is locked`; PrefectHQ/prefect issues 18934 and 23055): a
-burst of 14 files is enough. PostgreSQL does not, and the server is up sooner on it.
+state (`database is locked`; PrefectHQ/prefect issues 18934 and 23055): a burst of 14 files is enough.
+PostgreSQL does not, and the server is up sooner on it.
 """
 
 import importlib.util

@@ -12,7 +12,6 @@ from typing import IO, Self
 
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
-from dotenv import dotenv_values
 
 from dropflow.datasets import Datasets, load_datasets
 from dropflow.embedded.database import embedded_database
@@ -20,7 +19,7 @@ from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, free_port
 from dropflow.embedded.stores import StoreAccess, Webhook, bind_minio_webhook, minio, seaweedfs
 from dropflow.errors import SettingsError
 from dropflow.prefect_env import prefect_environment
-from dropflow.settings import PREFIX, Settings, StoreKind, load_settings
+from dropflow.settings import PREFIX, Settings, StoreKind, file_values, load_settings
 from dropflow.storage import connect
 
 STORE_SECONDS = 60
@@ -60,9 +59,9 @@ class Stack:
         self._report = report
         self._lock: IO[str] | None = None
         # What an earlier `up` wrote down is ours to start again; anything else is somebody's choice.
-        saved = _saved(settings)
-        self._own_store = settings.s3_endpoint in (None, saved.get("S3_ENDPOINT"))
-        self._own_server = settings.prefect_api_url in (None, saved.get("PREFECT_API_URL"))
+        saved = file_values(settings.stack_file)
+        self._own_store = settings.s3_endpoint in (None, saved.get(f"{PREFIX}S3_ENDPOINT"))
+        self._own_server = settings.prefect_api_url in (None, saved.get(f"{PREFIX}PREFECT_API_URL"))
         self._decided: dict[str, str] = {}
 
     @property
@@ -217,11 +216,6 @@ def _write_private(path: Path, values: dict[str, str]) -> None:
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     temporary.replace(path)
-
-
-def _saved(settings: Settings) -> dict[str, str]:
-    values = dotenv_values(settings.stack_file) if settings.stack_file.exists() else {}
-    return {name.removeprefix(PREFIX): value for name, value in values.items() if value}
 
 
 def _port_of(url: str | None) -> int | None:
