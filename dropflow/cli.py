@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,9 +17,9 @@ import cyclopts
 import httpx
 from cyclopts import Parameter
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 
 from dropflow import __version__, drops
 from dropflow.datasets import load_datasets
@@ -29,6 +31,7 @@ from dropflow.prefect_api import connect_prefect
 from dropflow.settings import Settings, StoreKind, load_settings
 from dropflow.storage import connect
 
+MOST_LISTED = 20
 OK, BAD_OUTCOME, WRONG_USE, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4
 
 EPILOGUE = """\
@@ -163,29 +166,153 @@ def drop(
 
 
 @app.command
-def status(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
-    """Show where every object the listener knows stands, by dataset."""
-    settings = load_settings(data_dir)
-    ledger_file = settings.data_dir / "ledger.sqlite"
-    if not ledger_file.exists():
-        raise SettingsError(f"no ledger in {settings.data_dir}: start the listener with `dropflow up`")
-    ledger = Ledger(settings.ledger_url)
-    counts, unreadable = ledger.counts(), ledger.unreadable()
-    ledger.close()
-    if as_json:
-        datasets = {name: {f.value: found.get(f, 0) for f in Fate} for name, found in counts.items()}
-        _print_json({"datasets": datasets, "unreadable_notifications": unreadable})
-        return OK
-    if not counts:
-        out.print("No object seen yet: drop one with [bold]dropflow drop FILE --dataset NAME[/].")
-        return OK
-    table = Table("dataset", *(fate.value for fate in Fate))
-    for name, found in sorted(counts.items()):
-        table.add_row(name or "(none)", *(f"{found.get(fate, 0):,}" for fate in Fate))
-    out.print(table)
-    if unreadable:
-        out.print(f"{unreadable:,} notifications could not be read; they are kept in the ledger.")
+def status(
+    *,
+    watch: Annotated[bool, Parameter(negative="", help="Keep showing it until Ctrl-C.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show where every object stands, by dataset, and whether the listener hears of new ones.
+
+    unaccounted: objects that the last sweep saw in the bucket and that have no recorded fate.
+    """
+    from dropflow.status import read_status, render
+
+    with _ledger(load_settings(data_dir)) as ledger:
+        if as_json:
+            _print_json(read_status(ledger).to_json())
+        elif watch:
+            with Live(render(read_status(ledger)), console=out, auto_refresh=False) as live:
+                while True:
+                    time.sleep(1)
+                    live.update(render(read_status(ledger)), refresh=True)
+        else:
+            out.print(render(read_status(ledger)), soft_wrap=True)
     return OK
+
+
+@app.command
+def explain(object: str, /, *, data_dir: DataDir = None, as_json: AsJson = False) -> int:  # noqa: A002
+    """Tell the whole story of one object, with times, and what happens next.
+
+    Parameters
+    ----------
+    object
+        s3://bucket/key, bucket/key, or just the key.
+    """
+    from dropflow import explain as explaining
+
+    settings = load_settings(data_dir)
+    datasets = load_datasets(settings.datasets_dir)
+    prefect = connect_prefect(settings.prefect_api) if settings.prefect_api_url else None
+    place = explaining.locate(object, datasets)
+    with _ledger(settings) as ledger:
+        story = explaining.explain(settings, datasets, connect(settings), ledger, prefect, place)
+    if as_json:
+        _print_json(story.to_json())
+        return OK
+    out.print(f"[bold]{escape(printable(story.object, 1100))}[/]  {story.fate}", soft_wrap=True)
+    for at, what in story.lines:
+        out.print(f"  [dim]{at:%Y-%m-%d %H:%M:%S}[/] {escape(what)}", soft_wrap=True)
+    for line in story.now:
+        out.print(f"  [dim]now[/] {escape(line)}", soft_wrap=True)
+    out.print(f"  [dim]next[/] {escape(story.next)}", soft_wrap=True)
+    return OK
+
+
+@app.command
+def replay(
+    *objects: str,
+    dataset: Annotated[str | None, Parameter(name=["--dataset", "-d"])] = None,
+    failed: Annotated[bool, Parameter(negative="")] = False,
+    rejected: Annotated[bool, Parameter(negative="")] = False,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> int:
+    """Deliver objects again. What has a receipt under the present recipe is not prepared twice.
+
+    Parameters
+    ----------
+    objects
+        Keys, s3://bucket/key, or globs of either (quoted: "churn/2026-*/**").
+    dataset
+        Only objects of this dataset.
+    failed
+        Only those that failed.
+    rejected
+        Only those that were rejected.
+    since
+        Only those first seen at this time or later, in UTC (2026-11-21 or 2026-11-21T08:00).
+    until
+        Only those first seen before this time, in UTC.
+    force
+        Prepare again and replace output and receipt, although nothing has changed.
+    dry_run
+        Show what would be replayed, and do nothing.
+    """
+    from dropflow import replay as replaying
+
+    settings = load_settings(data_dir)
+    datasets = load_datasets(settings.datasets_dir)
+    fates = [fate for fate, chosen in ((Fate.FAILED, failed), (Fate.REJECTED, rejected)) if chosen]
+    with _ledger(settings) as ledger:
+        chosen = list(
+            replaying.choose(
+                ledger,
+                datasets,
+                objects,
+                dataset=dataset,
+                fates=fates,
+                since=_in_utc(since),
+                until=_in_utc(until),
+            )
+        )
+        if not dry_run:
+            replaying.replay(ledger, chosen, force=force)
+    if as_json:
+        _print_json({"replayed": not dry_run, "objects": [entry.ref.url for entry in chosen]})
+        return OK
+    for entry in chosen[:MOST_LISTED]:
+        out.print(f"{entry.fate:9} {escape(printable(entry.ref.url, 400))}", soft_wrap=True)
+    if len(chosen) > MOST_LISTED:
+        out.print(f"… and {len(chosen) - MOST_LISTED:,} more")
+    what = "would be replayed" if dry_run else "will be delivered by the listener: `dropflow status --watch`"
+    out.print(f"{len(chosen):,} objects {what}" if chosen else "No object is like that.")
+    return OK
+
+
+@app.command
+def audit(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """Prove that nothing is lost: list the buckets now and compare them with receipts and ledger.
+
+    Exits with 1 when an object has neither receipt nor fate, or an output has no receipt.
+    """
+    from dropflow.audit import audit as audit_all
+
+    settings = load_settings(data_dir)
+    datasets = load_datasets(settings.datasets_dir)
+    with _ledger(settings) as ledger, _counting() as progress:
+        task = progress.add_task("Comparing", total=None)
+        done = audit_all(connect(settings), datasets, ledger, lambda n: progress.advance(task, n))
+    if as_json:
+        _print_json(asdict(done))
+        return OK if done.clean else BAD_OUTCOME
+    fates = "".join(f", {number:,} {fate}" for fate, number in sorted(done.by_ledger.items()))
+    out.print(f"objects      {done.objects:,}: {done.with_receipt:,} with a receipt{fates}")
+    out.print(f"receipts     {done.receipts:,}")
+    out.print(f"outputs      {done.outputs:,}")
+    for name, number, examples in (
+        ("unaccounted", done.unaccounted, done.unaccounted_objects),
+        ("orphans", done.orphans, done.orphan_outputs),
+    ):
+        out.print(f"{name:12} [{'red' if number else 'green'}]{number:,}[/]")
+        for url in examples:
+            out.print(f"  {escape(printable(url, 400))}", soft_wrap=True)
+    return OK if done.clean else BAD_OUTCOME
 
 
 @app.command
@@ -279,6 +406,21 @@ def demo(*, data_dir: DataDir = None, rows: int = 10_000) -> int:
     return run_demo(load_settings(data_dir or Path(".dropflow/demo")), rows, out)
 
 
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[Ledger]:
+    if settings.ledger_url is None and not (settings.data_dir / "ledger.sqlite").exists():
+        raise SettingsError(f"no ledger in {settings.data_dir}: start the listener with `dropflow up`")
+    ledger = Ledger(settings.ledger)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None
+
+
 def _say(text: str) -> None:
     out.print(f"[dim]·[/] {escape(text)}")
 
@@ -307,6 +449,13 @@ def _where(settings: Settings) -> None:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        yield progress
+
+
+@contextmanager
+def _counting() -> Iterator[Progress]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed:,.0f} objects"))
     with Progress(*columns, console=err, transient=True) as progress:
         yield progress
 

@@ -29,6 +29,7 @@ ColumnName = Annotated[str, StringConstraints(min_length=1)]
 
 _GLOB_FLAGS = glob.GLOBSTAR | glob.BRACE | glob.DOTGLOB | glob.FORCEUNIX | glob.CASE
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+_SPAN = re.compile(r"[0-9]+(\.[0-9]+)?[smh]")
 _MAGIC = re.compile(r"[*?\[{!]")
 
 
@@ -88,6 +89,27 @@ class Step(_Strict):
         return self.options.columns if self.scale else tuple(self.options)
 
 
+class Readiness(_Strict):
+    """When an object may be prepared: immediately, once its key is quiet, or once a marker is there."""
+
+    quiet_seconds: float = Field(0, ge=0, le=86_400)
+    marker: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        match value.split():
+            case ["immediately"]:
+                return {}
+            case ["quiet", span] if _SPAN.fullmatch(span):
+                return {"quiet_seconds": float(span[:-1]) * {"s": 1, "m": 60, "h": 3600}[span[-1]]}
+            case ["marker", name] if "/" not in name:
+                return {"marker": name}
+        raise ValueError("expected immediately, quiet 30s (or 5m, 1h), or marker NAME (a plain file name)")
+
+
 class Dataset(_Strict):
     """A named kind of file, as `datasets/<name>.yaml` declares it."""
 
@@ -99,6 +121,7 @@ class Dataset(_Strict):
     unknown_columns: Literal["drop", "keep", "reject"] = "drop"
     target: ColumnName | None = None
     steps: tuple[Step, ...] = Field(min_length=1)
+    ready: Readiness = Field(default_factory=Readiness)
     schedule: str | None = Field(None, description="cron; every run prepares what has no receipt yet")
     timezone: str = "UTC"
 
@@ -181,6 +204,18 @@ class Dataset(_Strict):
         stem = name.removesuffix(suffix) if suffix and not _MAGIC.search(suffix) else name
         return f"{self.name}/{folder}{slash}{stem or name}.parquet"
 
+    def source_key(self, output_key: str) -> str | None:
+        """A key whose output this is; None when no key of the dataset has such an output."""
+        path = output_key.removeprefix(f"{self.name}/").removesuffix(".parquet")
+        suffix = "." + self.match.rpartition("*.")[2] if "*." in self.match else ""
+        candidates = (f"{self.prefix}{path}{suffix}", f"{self.prefix}{path}")
+        return next((key for key in candidates if self.output_key(key) == output_key), None)
+
+
+def canary_prefix(dataset: Dataset) -> str:
+    """Where the listener drops the objects by which it tests the whole path."""
+    return f"{dataset.prefix}_canary/"
+
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(words), n=1)
@@ -207,9 +242,12 @@ class Datasets:
         return sorted({dataset.bucket for dataset in self.by_name.values()})
 
     @property
+    def output_buckets(self) -> list[str]:
+        return sorted({dataset.output_bucket for dataset in self.by_name.values()})
+
+    @property
     def buckets(self) -> list[str]:
-        outputs = {dataset.output_bucket for dataset in self.by_name.values()}
-        return sorted({*self.raw_buckets, *outputs})
+        return sorted({*self.raw_buckets, *self.output_buckets})
 
     def find(self, bucket: str, key: str) -> tuple[Dataset | None, str]:
         """The one dataset an object belongs to, or None and the reason why there is none."""

@@ -43,3 +43,7 @@ class ReceiptError(PermanentError):
 
 class NotificationFormatError(PermanentError):
     """A notification body or line is not what any supported store sends."""
+
+
+class LedgerError(PermanentError):
+    """The ledger cannot be opened, or is not where it was."""

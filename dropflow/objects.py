@@ -1,6 +1,7 @@
 """Objects in buckets, and the news that one was created."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 from urllib.parse import quote
 
@@ -17,7 +18,8 @@ Source = Literal["stream", "webhook", "sweep"]
 class ObjectRef:
     """An object: same bucket, key and etag means the same bytes in the same place.
 
-    `etag` is "" while only the key is known (SeaweedFS does not announce etags); `size` is in bytes.
+    `etag` is "" while only the key is known; `size` is in bytes; `modified` is the store's own time (UTC)
+    of the last write, where it was told.
     """
 
     bucket: str
@@ -25,6 +27,7 @@ class ObjectRef:
     etag: str = ""
     size: int | None = None
     version_id: str | None = None
+    modified: datetime | None = field(default=None, compare=False)
 
     @property
     def url(self) -> str:

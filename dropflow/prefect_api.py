@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -17,10 +17,15 @@ from dropflow.retry import retry
 OBJECT_CREATED = "object.created"
 
 
-def object_created_event(dataset: str, refs: list[ObjectRef]) -> dict[str, Any]:
-    """The event an automation turns into a run: dataset and object references, never bytes."""
+def object_created_event(
+    dataset: str, refs: list[ObjectRef], *, event_id: str = "", force: bool = False
+) -> dict[str, Any]:
+    """The event an automation turns into a run: dataset and object references, never bytes.
+
+    Prefect takes events of the same id, some minutes apart at most, for one.
+    """
     return {
-        "id": str(uuid4()),
+        "id": event_id or str(uuid4()),
         "occurred": datetime.now(UTC).isoformat(),
         "event": OBJECT_CREATED,
         "resource": {
@@ -30,11 +35,51 @@ def object_created_event(dataset: str, refs: list[ObjectRef]) -> dict[str, Any]:
         "payload": {
             "dataset": dataset,
             "bucket": refs[0].bucket,
+            "force": force,
             "objects": [
                 {"key": r.key, "etag": r.etag, "size": r.size, "version_id": r.version_id} for r in refs
             ],
         },
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A flow run as far as delivery is concerned. Times are UTC."""
+
+    id: str
+    keys: frozenset[str]
+    type: str
+    state: str
+    message: str
+    expected: datetime
+    since: datetime
+    """When it entered this state."""
+
+    @classmethod
+    def of(cls, run: dict[str, Any]) -> "Run":
+        state = run.get("state") or {}
+        expected = datetime.fromisoformat(run["expected_start_time"])
+        return cls(
+            id=run["id"],
+            keys=frozenset(str(key) for key in run.get("parameters", {}).get("keys") or ()),
+            type=run.get("state_type") or "",
+            state=run.get("state_name") or "",
+            message=state.get("message") or "",
+            expected=expected,
+            since=datetime.fromisoformat(state["timestamp"]) if state.get("timestamp") else expected,
+        )
+
+    @property
+    def ended(self) -> bool:
+        return self.type in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+    def at_work(self, patience: timedelta) -> bool:
+        """Whether it may still bring receipts: a worker that was killed leaves its runs as they were."""
+        longest = {"PENDING": timedelta(minutes=1), "RUNNING": patience, "CANCELLING": patience}
+        return not self.ended and (
+            self.type not in longest or datetime.now(UTC) - self.since < longest[self.type]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +106,30 @@ class PrefectApi:
         }
         runs: list[dict[str, Any]] = self._post("/flow_runs/filter", body).json()
         return runs
+
+    @retry
+    def runs_of(self, dataset: str, since: datetime) -> list["Run"]:
+        """The dataset's preprocessing runs expected since then, the latest first, and all at work.
+
+        Raises TransientError or PermanentError.
+        """
+        soon = datetime.now(UTC) + timedelta(minutes=1)
+        body: dict[str, Any] = {
+            "flows": {"name": {"any_": ["preprocess"]}},
+            "deployments": {"name": {"any_": [dataset]}},
+            "sort": "EXPECTED_START_TIME_DESC",
+            "limit": 200,
+        }
+        recent = {"expected_start_time": {"after_": since.isoformat(), "before_": soon.isoformat()}}
+        at_work = {
+            "state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED"]}},
+            "expected_start_time": {"before_": soon.isoformat()},
+        }
+        found: dict[str, Run] = {}
+        for chosen in (at_work, recent):
+            for run in self._post("/flow_runs/filter", {**body, "flow_runs": chosen}).json():
+                found[run["id"]] = Run.of(run)
+        return list(found.values())
 
     def _post(self, path: str, body: Any) -> httpx.Response:
         try:

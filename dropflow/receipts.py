@@ -1,19 +1,24 @@
 """Receipts: what became of one object under one fingerprint, written once with a conditional PUT."""
 
 import hashlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dropflow.datasets import Dataset
-from dropflow.errors import AlreadyExistsError, ObjectMissingError, ReceiptError
-from dropflow.objects import ObjectRef
-from dropflow.storage import ObjectStore
+from dropflow.errors import AlreadyExistsError, ObjectMissingError, ReceiptError, TransientError
+from dropflow.objects import ObjectRef, printable
+from dropflow.storage import ABSENT, ObjectStore, Stat
 
 PREFIX = "_receipts/"
 LONGEST_FOLDER = 880
 """Bytes of key a receipt's folder may take: S3 allows 1,024 in all."""
+SOURCE, FINGERPRINT, RUN = "source-etag", "fingerprint", "flow-run"
+"""Metadata of every output: which bytes, prepared how and by whom, it comes from."""
+MOST_RACES = 10
+"""Attempts of a conditional write that others keep winning."""
 
 
 class StepDone(BaseModel):
@@ -63,6 +68,31 @@ def receipt_key(dataset: Dataset, ref: ObjectRef, fingerprint: str) -> str:
     return f"{_folder(dataset, ref.key)}{ref.etag}.{fingerprint}.json"
 
 
+@dataclass(frozen=True, slots=True)
+class ReceiptName:
+    """What a receipt's key tells. `key` is "" where the raw key was too long to be part of it."""
+
+    dataset: str
+    key: str
+    etag: str
+    fingerprint: str
+
+
+def parse_receipt_key(receipt_key: str) -> ReceiptName | None:
+    """The inverse of `receipt_key`; None when it is no receipt's key."""
+    folder, _, name = receipt_key.removeprefix(PREFIX).rpartition("/")
+    dataset, _, key = folder.partition("/")
+    etag, _, fingerprint = name.removesuffix(".json").rpartition(".")
+    if not (receipt_key.startswith(PREFIX) and key and etag and fingerprint and name.endswith(".json")):
+        return None
+    return ReceiptName(dataset, "" if key.startswith("~") else key, etag, fingerprint)
+
+
+def receipt_prefix(dataset: Dataset, ref: ObjectRef) -> str:
+    """What the keys of the object's receipts, under any recipe, start with."""
+    return f"{_folder(dataset, ref.key)}{ref.etag}."
+
+
 def read_receipt(
     store: ObjectStore, dataset: Dataset, ref: ObjectRef, fingerprint: str | None = None
 ) -> Receipt | None:
@@ -70,10 +100,21 @@ def read_receipt(
 
     Raises ReceiptError when the stored receipt cannot be read.
     """
-    name = f"{ref.etag}.{fingerprint}.json" if fingerprint else f"{ref.etag}."
-    prefix = _folder(dataset, ref.key) + name
-    found = [_load(store, dataset.output_bucket, r.key) for r in store.list(dataset.output_bucket, prefix)]
-    return max(found, key=lambda receipt: receipt.written_at, default=None)
+    bucket = dataset.output_bucket
+    if fingerprint:
+        try:
+            return load_receipt(store, bucket, receipt_key(dataset, ref, fingerprint))[1]
+        except ObjectMissingError:
+            return None
+    found = latest_receipt(store, dataset, ref)
+    return found[1] if found else None
+
+
+def latest_receipt(store: ObjectStore, dataset: Dataset, ref: ObjectRef) -> tuple[ObjectRef, Receipt] | None:
+    """The object's last written receipt under any recipe, with its own reference. Raises ReceiptError."""
+    bucket = dataset.output_bucket
+    found = [load_receipt(store, bucket, r.key) for r in store.list(bucket, receipt_prefix(dataset, ref))]
+    return max(found, key=lambda pair: pair[1].written_at, default=None)
 
 
 def standing_receipt(
@@ -85,34 +126,61 @@ def standing_receipt(
     first receipt of A tells of an output that B has replaced since.
     """
     receipt = read_receipt(store, dataset, ref, fingerprint)
-    if receipt is None or not receipt.output_key:
-        return receipt
-    try:
-        output = store.stat(receipt.output_bucket, receipt.output_key)
-    except ObjectMissingError:
-        return None
-    return receipt if output.etag == receipt.output_etag else None
+    return receipt if receipt and stands(store, receipt) else None
 
 
-def _load(store: ObjectStore, bucket: str, key: str) -> Receipt:
-    _, body = store.get(bucket, key)
-    try:
-        return Receipt.model_validate_json(body)
-    except ValidationError as error:
-        raise ReceiptError(f"s3://{bucket}/{key} is no receipt: delete it and replay") from error
-
-
-def commit_receipt(store: ObjectStore, dataset: Dataset, receipt: Receipt, *, replace: bool) -> bool:
-    """Write the receipt; False when another run already wrote one. `replace` overwrites it."""
-    ref = ObjectRef(receipt.bucket, receipt.key, receipt.etag)
-    key = receipt_key(dataset, ref, receipt.fingerprint)
-    body = receipt.model_dump_json(indent=1).encode()
-    if replace:
-        store.put(dataset.output_bucket, key, body, "application/json")
+def stands(store: ObjectStore, receipt: Receipt) -> bool:
+    """Whether the receipt's output, if it has one, is the one that is there now."""
+    if not receipt.output_key:
         return True
     try:
-        store.create(dataset.output_bucket, key, body, "application/json")
-    except AlreadyExistsError:
-        # Ours after all, when only the answer to a first attempt was lost.
-        return _load(store, dataset.output_bucket, key) == receipt
-    return True
+        return store.stat(receipt.output_bucket, receipt.output_key).etag == receipt.output_etag
+    except ObjectMissingError:
+        return False
+
+
+def load_receipt(store: ObjectStore, bucket: str, key: str) -> tuple[ObjectRef, Receipt]:
+    """A receipt by its own key. Raises ObjectMissingError or ReceiptError."""
+    ref, body = store.get(bucket, key)
+    try:
+        return ref, Receipt.model_validate_json(body)
+    except ValidationError as error:
+        raise ReceiptError(
+            f"s3://{bucket}/{printable(key, 300)} is no receipt: delete it and replay"
+        ) from error
+
+
+def commit_receipt(store: ObjectStore, dataset: Dataset, receipt: Receipt, *, force: bool) -> bool:
+    """Write the receipt: this is the commit. False when another run has committed the same before.
+
+    One that tells of an output replaced since, or any with `force`, is overwritten.
+    """
+    ref = ObjectRef(receipt.bucket, receipt.key, receipt.etag)
+    bucket, key = dataset.output_bucket, receipt_key(dataset, ref, receipt.fingerprint)
+    body = receipt.model_dump_json(indent=1).encode()
+    instead_of = ABSENT
+    for _ in range(MOST_RACES):
+        try:
+            store.put(bucket, key, body, "application/json", instead_of=instead_of)
+        except AlreadyExistsError:
+            try:
+                there, other = load_receipt(store, bucket, key)
+            except ObjectMissingError:
+                continue
+            if other == receipt:
+                return True  # ours after all: only the answer to an earlier attempt was lost
+            if not force and stands(store, other):
+                return False
+            instead_of = there.etag
+        else:
+            return True
+    raise TransientError(f"the receipt of {ref.url} keeps changing: other runs write it, too")
+
+
+def is_orphan(store: ObjectStore, dataset: Dataset, key: str, output: Stat) -> bool:
+    """Whether no receipt tells of this output of the key. Files that are none of ours are no orphans."""
+    source, fingerprint = output.metadata.get(SOURCE), output.metadata.get(FINGERPRINT)
+    if not source or not fingerprint:
+        return False
+    receipt = read_receipt(store, dataset, ObjectRef(dataset.bucket, key, source), fingerprint)
+    return receipt is None or receipt.output_etag != output.ref.etag

@@ -40,7 +40,20 @@ class Settings(BaseModel):
     webhook_host: str = "127.0.0.1"
     webhook_port: int | None = Field(None, ge=1, le=65535, description="None: no webhook")
     webhook_token: SecretStr | None = Field(None, min_length=16)
-    sweep_seconds: float = Field(30, ge=1)
+    sweep_seconds: float = Field(
+        30, ge=1, description="between two sweeps; more where a sweep takes longer than a fifth of it"
+    )
+    ledger_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL, postgresql+psycopg://… for several listeners [SQLite in data_dir]"
+    )
+    runs_per_dataset: int = Field(4, ge=1, description="events in flight at once; the rest gathers")
+    receipt_seconds: float = Field(20, ge=1, description="without a receipt for so long, Prefect is asked")
+    deliveries: int = Field(5, ge=1, description="events posted for an object before it is failed")
+    run_minutes: float = Field(60, gt=0, description="a run is believed to be at work for so long")
+    orphan_seconds: float = Field(600, ge=5, description="an output without receipt is removed after it")
+    canary_dataset: str | None = Field(None, description="drop a canary into this dataset; None: no canary")
+    canary_file: Path | None = Field(None, description="the canary's content, a good file of the dataset")
+    canary_seconds: float = Field(300, ge=5, description="between two canaries, and the longest one may take")
 
     notify_urls: SecretStr | None = Field(
         None, description="Apprise URLs (https://appriseit.com), separated by spaces or newlines"
@@ -54,7 +67,10 @@ class Settings(BaseModel):
         return value.rstrip("/") if value else None
 
     @property
-    def ledger_url(self) -> str:
+    def ledger(self) -> str:
+        """The ledger's URL."""
+        if self.ledger_url:
+            return self.ledger_url.get_secret_value()
         return f"sqlite:///{self.data_dir / 'ledger.sqlite'}"
 
     @property

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
 _CONFLICT = {"412", "PreconditionFailed"}
+ABSENT = "*"
+"""As `instead_of`: write only where nothing is."""
 _TRANSIENT = {
     "ConditionalRequestConflict",
     "RequestTimeout",
@@ -65,17 +69,33 @@ def _etag(response: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Stat:
+    """An object's head. `age` is in seconds by the store's own clock."""
+
+    ref: ObjectRef
+    metadata: dict[str, str]
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectStore:
     """An S3-compatible store. Methods raise TransientError once retries are used up."""
 
     client: "S3Client"
 
-    @retry
     def stat(self, bucket: str, key: str) -> ObjectRef:
         """The object as it is now. Raises ObjectMissingError."""
+        return self.head(bucket, key).ref
+
+    @retry
+    def head(self, bucket: str, key: str) -> Stat:
+        """The object as it is now, with its metadata. Raises ObjectMissingError."""
         with _errors(f"stat s3://{bucket}/{key}"):
             head = self.client.head_object(Bucket=bucket, Key=key)
-        return ObjectRef(bucket, key, _etag(head), head["ContentLength"], head.get("VersionId"))
+        modified = head["LastModified"]
+        ref = ObjectRef(bucket, key, _etag(head), head["ContentLength"], head.get("VersionId"), modified)
+        asked = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return Stat(ref, head.get("Metadata", {}), (asked - modified).total_seconds())
 
     @retry
     def get(self, bucket: str, key: str) -> tuple[ObjectRef, bytes]:
@@ -83,25 +103,50 @@ class ObjectStore:
         with _errors(f"get s3://{bucket}/{key}"):
             answer = self.client.get_object(Bucket=bucket, Key=key)
             body = answer["Body"].read()
-        return ObjectRef(bucket, key, _etag(answer), len(body), answer.get("VersionId")), body
+        modified: datetime = answer["LastModified"]
+        return ObjectRef(bucket, key, _etag(answer), len(body), answer.get("VersionId"), modified), body
 
     @retry
-    def put(self, bucket: str, key: str, body: bytes, content_type: str) -> ObjectRef:
-        """Write an object whole: readers see all of it or none."""
+    def put(
+        self,
+        bucket: str,
+        key: str,
+        body: bytes,
+        content_type: str,
+        *,
+        metadata: dict[str, str] | None = None,
+        instead_of: str | None = None,
+    ) -> ObjectRef:
+        """Write an object whole: readers see all of it or none.
+
+        `instead_of` is the etag it may replace, or ABSENT; raises AlreadyExistsError when something else
+        is there. A retry after a lost answer can meet its own first attempt: the caller compares.
+        """
+        condition: dict[str, Any] = {}
+        if instead_of is not None:
+            condition = {"IfNoneMatch": "*"} if instead_of == ABSENT else {"IfMatch": f'"{instead_of}"'}
         with _errors(f"put s3://{bucket}/{key}"):
-            done = self.client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+            try:
+                done = self.client.put_object(
+                    Bucket=bucket,
+                    Key=key,
+                    Body=body,
+                    ContentType=content_type,
+                    Metadata=metadata or {},
+                    **condition,
+                )
+            except ClientError as error:
+                # What was to be replaced has vanished: a lost race as well (S3, MinIO; SeaweedFS: 412).
+                if "IfMatch" in condition and error.response.get("Error", {}).get("Code") in _MISSING:
+                    raise AlreadyExistsError(f"put s3://{bucket}/{key}: it was deleted meanwhile") from error
+                raise
         return ObjectRef(bucket, key, _etag(done), len(body), done.get("VersionId"))
 
     @retry
-    def create(self, bucket: str, key: str, body: bytes, content_type: str) -> None:
-        """Write an object only if the key is free. Raises AlreadyExistsError.
-
-        A retry after a lost answer can meet its own first attempt: the caller compares contents.
-        """
-        with _errors(f"create s3://{bucket}/{key}"):
-            self.client.put_object(
-                Bucket=bucket, Key=key, Body=body, ContentType=content_type, IfNoneMatch="*"
-            )
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete the object; one that is not there is no error."""
+        with _errors(f"delete s3://{bucket}/{key}"):
+            self.client.delete_object(Bucket=bucket, Key=key)
 
     @retry
     def upload(self, path: Path, bucket: str, key: str, progress: Callable[[int], None]) -> ObjectRef:
@@ -119,7 +164,9 @@ class ObjectStore:
             for item in page.get("Contents", []):
                 # Zero-byte "directory" markers are what browsers make folders of, not files.
                 if not item["Key"].endswith("/"):
-                    yield ObjectRef(bucket, item["Key"], _etag(item), item["Size"])
+                    yield ObjectRef(
+                        bucket, item["Key"], _etag(item), item["Size"], modified=item["LastModified"]
+                    )
             token = page.get("NextContinuationToken")
             if not token:
                 return

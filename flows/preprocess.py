@@ -1,44 +1,41 @@
 """The preprocess flow: raw objects in, prepared Parquet, a receipt and a readable state out."""
 
-import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Literal
 
 from prefect import flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from dropflow.datasets import Dataset, load_datasets
-from dropflow.errors import DropflowError, ReceiptError, RejectedError
-from dropflow.objects import ObjectRef, printable
+from dropflow.datasets import Dataset, canary_prefix, load_datasets
+from dropflow.objects import printable
 from dropflow.prefect_api import key_tag
-from dropflow.receipts import Receipt, StepDone, standing_receipt
+from dropflow.receipts import PREFIX, receipt_prefix
+from dropflow.seen import Seen
 from dropflow.settings import load_settings
 from dropflow.storage import ObjectStore, connect
-from flows import steps, tasks
+from flows import steps
+from flows.preparation import Outcome, Preparation, Result
+from flows.tasks import as_task
 
-MOST_TAGS = 20
+MOST_SHOWN = 20
+"""Objects whose every stage is a task run of its own; in larger batches it would cost too much."""
+AT_ONCE = 4
+"""Objects of a larger batch in work at once: while one waits for the store, another computes."""
 MOST_TOLD = 10
-Result = Literal["processed", "rejected", "cached", "duplicate", "failed"]
-SEVERITY: tuple[Result, ...] = ("failed", "rejected", "processed", "duplicate", "cached")
+SEVERITY: tuple[Result, ...] = ("failed", "interrupted", "rejected", "processed", "duplicate", "cached")
 STATE_NAMES: dict[Result, str] = {
     "failed": "Failed",
+    "interrupted": "Interrupted",
     "rejected": "Rejected",
     "processed": "Completed",
     "duplicate": "Duplicate",
     "cached": "Cached",
 }
 NumericImputation = Literal["as declared", "mean", "median", "most_frequent"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What this run did, or found done, for one key."""
-
-    result: Result
-    message: str
 
 
 def run_name() -> str:
@@ -73,100 +70,58 @@ def preprocess(
     recipe = load_datasets(settings.datasets_dir)[dataset]
     if numeric_imputation != "as declared":
         recipe = steps.override_imputation(recipe, numeric_imputation)
-    keys = keys or list(_without_receipt(store, recipe))
+    keys = list(dict.fromkeys(keys)) or list(_without_receipt(store, recipe))
     _tag(recipe, keys)
-    return _state([prepare(store, recipe, key, force) for key in keys])
+    log = get_run_logger()
+    options = {"force": force, "orphan_seconds": settings.orphan_seconds, "log": log}
+    run_id = str(runtime.flow_run.id)
+    if len(keys) <= MOST_SHOWN:
+        shown = Preparation(store, recipe, run_id, stage=as_task, **options)  # type: ignore[arg-type]
+        outcomes = [shown.prepare(key) for key in keys]
+        return _state(outcomes, quiet=all(key.startswith(canary_prefix(recipe)) for key in keys))
+    batch = Preparation(store, recipe, run_id, **options)  # type: ignore[arg-type]
+    return _state(_in_batch(batch.prepare, keys, log.info))
 
 
-def prepare(store: ObjectStore, dataset: Dataset, key: str, force: bool) -> Outcome:
-    """Bring one object to its receipt. An error here is this object's alone."""
-    name = f"s3://{printable(f'{dataset.bucket}/{key}', 200)}"
-    try:
-        result, message = _prepare(store, dataset, key, force)
-    except DropflowError as error:
-        result, message = "failed", str(error)
-    except Exception as error:  # noqa: BLE001 - one object's failure must not stop the others
-        # A file can trip any library below; the traceback goes to the run's log in the UI.
-        get_run_logger().exception("Preparing %s failed", name)
-        result, message = "failed", f"{type(error).__name__}: {error}"
-    return Outcome(result, f"{name} {message}")
-
-
-def _prepare(store: ObjectStore, dataset: Dataset, key: str, force: bool) -> tuple[Result, str]:
-    fingerprint = steps.fingerprint(dataset)
-    ref, known = tasks.check_receipt(store, dataset, key, fingerprint)
-    if known and not force:
-        return ("rejected" if known.fate == "rejected" else "cached"), _told(known)
-    ref, content = tasks.read(store, ref)
-    try:
-        done = _transform(store, dataset, ref, content)
-    except RejectedError as error:
-        done = {"fate": "rejected", "reason": str(error)}
-    receipt = Receipt(
-        dataset=dataset.name,
-        bucket=ref.bucket,
-        key=ref.key,
-        etag=ref.etag,
-        fingerprint=fingerprint,
-        flow_run_id=str(runtime.flow_run.id),
-        **done,
-    )
-    if not tasks.commit(store, dataset, receipt, replace=force):
-        return "duplicate", "was prepared by another run at the same time"
-    return receipt.fate, _told(receipt)
-
-
-def _transform(store: ObjectStore, dataset: Dataset, ref: ObjectRef, content: bytes) -> dict[str, Any]:
-    """Validate, run every step, write the output; the receipt's fields that this decides."""
-    frame = tasks.validate(content, dataset)
-    rows_in = len(frame)
-    done = []
-    for step in dataset.steps:
-        started = time.perf_counter()
-        frame, detail = tasks.titled(step)(frame, step, dataset)
-        seconds = round(time.perf_counter() - started, 4)
-        done.append(StepDone(name=step.kind, detail=detail, seconds=seconds))
-    output = tasks.write(store, frame, dataset, ref.key)
-    return {
-        "fate": "processed",
-        "output_bucket": output.bucket,
-        "output_key": output.key,
-        "output_etag": output.etag,
-        "rows_in": rows_in,
-        "rows_out": len(frame),
-        "steps": tuple(done),
-    }
-
-
-def _told(receipt: Receipt) -> str:
-    if receipt.fate == "rejected":
-        return receipt.reason
-    return f"{receipt.rows_in:,} rows in, {receipt.rows_out:,} out: {receipt.output_url}"
+def _in_batch(prepare: Callable[[str], Outcome], keys: list[str], tell: Callable[..., None]) -> list[Outcome]:
+    """Prepare many objects, a few at once; what did not go well is in the run's log."""
+    outcomes = []
+    # The context carries the run to its threads: their log lines belong to it.
+    contexts = (copy_context() for _ in keys)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for outcome in pool.map(lambda context, key: context.run(prepare, key), contexts, keys):
+            outcomes.append(outcome)
+            if outcome.result not in ("processed", "cached"):
+                tell("%s: %s", outcome.result, outcome.message)
+            if len(outcomes) % 100 == 0:
+                tell("%d of %d done", len(outcomes), len(keys))
+    return outcomes
 
 
 def _without_receipt(store: ObjectStore, dataset: Dataset) -> Iterator[str]:
-    for ref in store.list(dataset.bucket, dataset.prefix):
-        if dataset.matches(ref.bucket, ref.key) and not _settled(store, dataset, ref):
-            yield ref.key
-
-
-def _settled(store: ObjectStore, dataset: Dataset, ref: ObjectRef) -> bool:
-    try:
-        return standing_receipt(store, dataset, ref) is not None
-    except ReceiptError:
-        return False  # preparing it tells what is wrong with its receipt, and stops no other
+    """Keys whose current bytes have no receipt under any recipe."""
+    with Seen() as receipts:
+        for receipt in store.list(dataset.output_bucket, f"{PREFIX}{dataset.name}/"):
+            # <etag>.<fingerprint>.json: all but the fingerprint
+            receipts.add(receipt.key.removesuffix(".json").rpartition(".")[0] + ".")
+        for ref in store.list(dataset.bucket, dataset.prefix):
+            if dataset.matches(ref.bucket, ref.key) and receipt_prefix(dataset, ref) not in receipts:
+                yield ref.key
 
 
 def _tag(dataset: Dataset, keys: list[str]) -> None:
     """Tag the run, so that the UI and `dropflow drop` find it by dataset and key."""
-    found = [f"dataset:{dataset.name}", *(key_tag(key) for key in keys[:MOST_TAGS])]
+    found = [f"dataset:{dataset.name}", *(key_tag(key) for key in keys[:MOST_SHOWN])]
     tags = list(dict.fromkeys([*runtime.flow_run.tags, *found]))
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=tags)
 
 
-def _state(outcomes: list[Outcome]) -> State[Any]:
-    """The worst outcome names the state; its message is what the notification carries."""
+def _state(outcomes: list[Outcome], *, quiet: bool = False) -> State[Any]:
+    """The worst outcome names the state; its message is what the notification carries.
+
+    `quiet`: success is named so that nobody is told.
+    """
     if not outcomes:
         return Completed(message="Nothing to do: every object has a receipt.")
     count = Counter(outcome.result for outcome in outcomes)
@@ -175,5 +130,6 @@ def _state(outcomes: list[Outcome]) -> State[Any]:
     message = "\n".join(told[:MOST_TOLD])
     if len(outcomes) > 1:
         message = ", ".join(f"{n} {result}" for result, n in count.items()) + f"\n{message}"
-    state = Failed if worst in ("failed", "rejected") else Completed
-    return state(name=STATE_NAMES[worst], message=message)
+    state = Failed if worst in ("failed", "interrupted", "rejected") else Completed
+    name = "Canary" if quiet and worst == "processed" else STATE_NAMES[worst]
+    return state(name=name, message=message)

@@ -21,8 +21,17 @@ from uuid import UUID
 import anyio
 import anyio.abc
 import httpx
-from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import InfrastructureNotFound
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import InfrastructureNotFound, PrefectHTTPStatusError
+from prefect.states import Crashed
 from prefect.workers.base import (
     BaseJobConfiguration,
     BaseVariables,
@@ -37,6 +46,7 @@ log = logging.getLogger(__name__)
 _children = threading.Lock()
 """Starting a process polls all others; were one joined meanwhile, its exit code would be read twice."""
 
+AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 WORKER_TYPE = "dropflow"
 PRELOAD = ["flows.warm"]
 
@@ -167,8 +177,53 @@ async def _work(settings: Settings) -> None:
     )
     warming = asyncio.create_task(asyncio.to_thread(worker.warm_up))
     await _wait_for_server(settings)
+    try:
+        marked = await mark_crashed_runs(settings.work_pool)
+        if marked:
+            log.warning("%d runs of a killed worker were marked as crashed", marked)
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        log.warning("runs of a killed worker could not be looked for: %r", error)
     await warming
     await worker.start(printer=log.info)
+
+
+async def mark_crashed_runs(work_pool: str) -> int:
+    """Runs that a killed worker of this machine has left at work will never end: mark them as crashed.
+
+    Returns how many. A run whose own process is still there goes on by itself.
+    """
+    at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=AT_WORK)))
+    marked = 0
+    async with get_client() as client:
+        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool]))
+        for run in await client.read_flow_runs(flow_run_filter=at_work, work_pool_filter=pool):
+            if _is_abandoned(str((run.labels or {}).get("prefect.worker.name", "")), run.infrastructure_pid):
+                state: State[Any] = Crashed(
+                    message="The worker was killed. What has no receipt is delivered again."
+                )
+                await client.set_flow_run_state(run.id, state, force=True)
+                marked += 1
+    return marked
+
+
+def _is_abandoned(worker_name: str, run_pid: str | None) -> bool:
+    host, _, worker_pid = worker_name.rpartition(" ")
+    if host != socket.gethostname() or not worker_pid.isdigit():
+        return False
+    # In a restarted container the new worker has the pid of the old.
+    worker_lives = int(worker_pid) != os.getpid() and _lives(int(worker_pid))
+    run_lives = run_pid is not None and run_pid.isdigit() and _lives(int(run_pid))
+    return not worker_lives and not run_lives
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 async def _wait_for_server(settings: Settings) -> None:

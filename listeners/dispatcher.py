@@ -1,128 +1,169 @@
-"""The dispatcher: pending objects become Prefect events, and receipts become fates."""
+"""The dispatcher: pending objects are matched with their dataset and leave as Prefect events."""
 
-import asyncio
 import logging
+from datetime import UTC, datetime, timedelta
 
+from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset, Datasets
-from dropflow.errors import DropflowError, ObjectMissingError, ReceiptError
-from dropflow.ledger import Entry, Fate, Ledger
+from dropflow.errors import DropflowError, ObjectMissingError
+from dropflow.ledger import Delivery, Entry, Ledger
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, object_created_event
-from dropflow.receipts import standing_receipt
 from dropflow.storage import ObjectStore
-from listeners.intake import Intake
 
 log = logging.getLogger(__name__)
 
-BATCH = 100
+BATCH = 1000
 MOST_TROUBLE = 3
-RECEIPT_POLL = 1.0
-"""Seconds between two looks for the receipts of dispatched objects."""
-LONGEST_WAIT = 30.0
+FIRST_LOOK = 2.0
+"""Seconds until a receipt is looked for that no notification told of; more for large deliveries."""
+PER_OBJECT = 0.1
+"""Seconds more that each object of a delivery is given."""
 
 
 class Dispatcher:
-    """Moves objects from pending to dispatched, and from there to the fate of their receipt."""
+    """Moves objects from pending to dispatched."""
 
     def __init__(
-        self, ledger: Ledger, datasets: Datasets, store: ObjectStore, prefect: PrefectApi, intake: Intake
+        self,
+        ledger: Ledger,
+        datasets: Datasets,
+        store: ObjectStore,
+        prefect: PrefectApi,
+        *,
+        listener: str,
+        runs_per_dataset: int = 4,
+        receipt_seconds: float = 20,
     ) -> None:
         self._ledger = ledger
         self._datasets = datasets
         self._store = store
         self._prefect = prefect
-        self._intake = intake
-
-    async def run(self) -> None:
-        await asyncio.gather(self._dispatch_for_ever(), self._settle_for_ever())
-
-    async def _dispatch_for_ever(self) -> None:
-        wait = 1.0
-        while True:
-            self._intake.arrived.clear()
-            try:
-                while await asyncio.to_thread(self.dispatch):
-                    wait = 1.0
-                await self._intake.arrived.wait()
-            except DropflowError as error:
-                # What could not be dispatched is still pending: nothing is lost by waiting.
-                log.warning("%s; dispatching goes on in %.0f s", error, wait)
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, LONGEST_WAIT)
-
-    async def _settle_for_ever(self) -> None:
-        while True:
-            try:
-                await asyncio.to_thread(self.settle)
-            except DropflowError as error:
-                log.warning("looking for receipts: %s", error)
-            await asyncio.sleep(RECEIPT_POLL)
+        self._listener = listener
+        self._most_in_flight = runs_per_dataset
+        self._receipt_seconds = receipt_seconds
 
     def dispatch(self) -> int:
-        """Bring a batch of pending objects on their way; returns how many there were.
+        """Bring everything that is ready on its way; returns how many events left.
 
-        An object the store makes trouble with goes to the end of the queue; after MOST_TROUBLE of
-        them, and whenever Prefect cannot be reached, the error is raised.
+        Raises TransientError when the store or Prefect cannot be reached: what has not left stays
+        pending, or in a delivery that is posted next time.
         """
-        pending = self._ledger.with_fate(Fate.PENDING, BATCH)
-        troubles: list[DropflowError] = []
-        for entry in pending:
-            try:
-                dataset = self._dataset_to_run(entry)
-            except DropflowError as error:
-                self._ledger.mark(entry.ref, Fate.PENDING, reason=str(error))
-                troubles.append(error)
-                if len(troubles) >= MOST_TROUBLE:
-                    break
-                continue
-            if dataset:
-                self._prefect.post_events([object_created_event(dataset.name, [entry.ref])])
-                self._ledger.mark(entry.ref, Fate.DISPATCHED, dataset=dataset.name, reason="event posted")
-                told = printable(entry.ref.url)
-                log.info("dispatched %s to %s (seen by %s)", told, dataset.name, entry.source)
-        if troubles:
-            raise troubles[-1]
-        return len(pending)
+        posted = 0
+        for left_over in self._ledger.outbox.unposted(self._listener):
+            posted += self._post(left_over)
+        self._match_all()
+        for name in self._datasets.by_name:
+            while delivery := self._ledger.outbox.claim(name, self._listener, self._most_in_flight):
+                reached(Point.OBJECTS_CLAIMED)
+                posted += self._post(delivery)
+        return posted
 
-    def _dataset_to_run(self, entry: Entry) -> Dataset | None:
-        """The dataset whose run the object needs; None when it is settled or resolved by now."""
+    def _post(self, delivery: Delivery) -> int:
+        posted = datetime.now(UTC)
+        if delivery.refs:
+            event = object_created_event(
+                delivery.dataset, delivery.refs, event_id=delivery.id, force=delivery.force
+            )
+            self._prefect.post_events([event])
+            reached(Point.EVENT_POSTED)
+            names = printable(", ".join(ref.name for ref in delivery.refs[:3]))
+            log.info(
+                "delivery %d of %d objects to %s: %s",
+                delivery.number,
+                len(delivery.refs),
+                delivery.dataset,
+                names,
+            )
+        more = timedelta(seconds=PER_OBJECT * len(delivery.refs))
+        look_at = posted + timedelta(seconds=FIRST_LOOK) + more
+        due = posted + timedelta(seconds=self._receipt_seconds) + more
+        self._ledger.outbox.posted(delivery, look_at, due)
+        reached(Point.DELIVERY_RECORDED)
+        return 1 if delivery.refs else 0
+
+    def _match_all(self) -> None:
+        """Name the dataset of every pending object. After MOST_TROUBLE errors the last one is raised."""
+        troubles: list[DropflowError] = []
+        while entries := self._ledger.unmatched(BATCH):
+            matched: list[tuple[Entry, str, datetime | None]] = []
+            for entry in entries:
+                try:
+                    dataset = self._dataset_of(entry)
+                    if dataset:
+                        matched.append((entry, dataset.name, self._ready_at(dataset, entry)))
+                except DropflowError as error:
+                    self._ledger.postpone(entry, str(error))
+                    troubles.append(error)
+                    if len(troubles) >= MOST_TROUBLE:
+                        break
+            self._ledger.match(matched)
+            if troubles:
+                raise troubles[-1]
+
+    def _dataset_of(self, entry: Entry) -> Dataset | None:
+        """The dataset; None when the object is settled or resolved by now."""
         ref = entry.ref
         if not ref.etag:
-            self._resolve(ref)
+            self._ledger.resolve(ref, self._stat(ref))
+            return None
+        if self._marks(ref):
+            self._ledger.ignore([entry.id], "marker: what it marks may be prepared")
             return None
         dataset, reason = self._datasets.find(ref.bucket, ref.key)
         if dataset is None:
             log.info("ignored %s: %s", printable(ref.url), reason)
-            self._ledger.mark(ref, Fate.IGNORED, reason=reason)
+            self._ledger.ignore([entry.id], reason)
             return None
-        return None if self._has_receipt(dataset, ref) else dataset
+        if entry.reopened and self._stat(ref) != ref:
+            self._ledger.ignore([entry.id], "overwritten or deleted since", dataset.name)
+            return None
+        return dataset
 
-    def _resolve(self, ref: ObjectRef) -> None:
-        """Ask the store for what the notification did not tell: etag, size and version."""
+    def _stat(self, ref: ObjectRef) -> ObjectRef | None:
         try:
-            self._ledger.resolve(ref, self._store.stat(ref.bucket, ref.key))
+            found = self._store.stat(ref.bucket, ref.key)
         except ObjectMissingError:
             # Deleted, or not visible yet (SeaweedFS can tell before its PUT is done): the sweep sees it.
-            self._ledger.resolve(ref, None)
+            return None
+        # Version and size are not always told; the etag says whether the bytes are the same.
+        return ref if found.etag == ref.etag else found
 
-    def settle(self) -> None:
-        """Give dispatched objects that have a receipt now their fate."""
-        for entry in self._ledger.with_fate(Fate.DISPATCHED, BATCH):
+    def _ready_at(self, dataset: Dataset, entry: Entry) -> datetime | None:
+        """From when on it may leave; None: when its marker is there."""
+        if dataset.ready.marker and not self._marked(dataset, entry.ref):
+            return None
+        if dataset.ready.quiet_seconds:
+            return entry.first_seen + timedelta(seconds=dataset.ready.quiet_seconds)
+        return entry.first_seen
+
+    def _marks(self, ref: ObjectRef) -> bool:
+        """Whether the object is a marker; what waits for it in its folder becomes ready."""
+        marking = [
+            d
+            for d in self._datasets.by_name.values()
+            if d.bucket == ref.bucket and d.ready.marker == ref.name
+        ]
+        if marking:
+            self.release_marked()
+        return bool(marking)
+
+    def release_marked(self) -> None:
+        """Look again for the markers that objects wait for."""
+        ready: list[tuple[Entry, str, datetime | None]] = []
+        marked: dict[tuple[str, str], bool] = {}
+        for entry in self._ledger.awaiting_marker(BATCH):
             dataset = self._datasets.by_name.get(entry.dataset)
-            if dataset is None or not self._has_receipt(dataset, entry.ref):
-                # Next time others come first: a run that never ends must not hide them.
-                self._ledger.mark(entry.ref, entry.fate, dataset=entry.dataset, reason=entry.reason)
+            if dataset is None:
+                continue
+            folder = (dataset.name, entry.ref.key.rpartition("/")[0])
+            if folder not in marked:
+                marked[folder] = self._marked(dataset, entry.ref)
+            if marked[folder]:
+                ready.append((entry, dataset.name, datetime.now(UTC)))
+        self._ledger.match(ready)
 
-    def _has_receipt(self, dataset: Dataset, ref: ObjectRef) -> bool:
-        """Whether the object's fate is settled; a receipt that cannot be read settles it as failed."""
-        try:
-            receipt = standing_receipt(self._store, dataset, ref)
-        except ReceiptError as error:
-            self._ledger.mark(ref, Fate.FAILED, dataset=dataset.name, reason=str(error))
-            return True
-        if receipt is None:
-            return False
-        reason = receipt.reason or f"receipt of {receipt.written_at:%Y-%m-%d %H:%M:%S} UTC"
-        self._ledger.mark(ref, Fate(receipt.fate), dataset=dataset.name, reason=reason)
-        log.info("%s %s", receipt.fate, printable(ref.url))
-        return True
+    def _marked(self, dataset: Dataset, ref: ObjectRef) -> bool:
+        folder, slash, _ = ref.key.rpartition("/")
+        marker = ObjectRef(ref.bucket, f"{folder}{slash}{dataset.ready.marker}")
+        return self._stat(marker) is not None

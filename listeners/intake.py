@@ -2,38 +2,93 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterable
 
+from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Datasets
 from dropflow.ledger import Ledger
 from dropflow.objects import ObjectCreated
+from dropflow.receipts import PREFIX
 from listeners.parsing import Parsed
 
 log = logging.getLogger(__name__)
 
+MOST_TOGETHER = 5000
+"""Objects in one transaction."""
+MOST_TOLD = 100_000
+"""Receipts told of and not read yet; what is dropped beyond is found by looking."""
+
 
 class Intake:
-    """Records objects of the watched buckets and wakes the dispatcher when there is something new."""
+    """Records objects of the watched buckets, and wakes who has to do with them.
+
+    While one transaction is being written, whatever arrives gathers for the next: each costs a flush
+    to disk, however much is in it.
+    """
 
     def __init__(self, ledger: Ledger, datasets: Datasets) -> None:
         self._ledger = ledger
-        self._buckets = set(datasets.raw_buckets)
+        self._raw = set(datasets.raw_buckets)
+        self._outputs = set(datasets.output_buckets)
+        self._waiting: list[tuple[list[ObjectCreated], asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
         self.arrived = asyncio.Event()
+        self.receipts: deque[tuple[str, str]] = deque(maxlen=MOST_TOLD)
+        """Bucket and key of receipts that a notification told of."""
+        self.told = asyncio.Event()
 
-    async def record(self, created: Iterable[ObjectCreated]) -> int:
-        """Commit to the ledger; returns how many objects were not known before."""
-        watched = [c for c in created if c.ref.bucket in self._buckets and not c.ref.key.endswith("/")]
-        new = await asyncio.to_thread(self._ledger.record, watched) if watched else 0
-        if new:
-            self.arrived.set()
-        return new
+    async def record(self, created: Iterable[ObjectCreated]) -> None:
+        """Return once all of it is committed to the ledger. Raises TransientError."""
+        watched = []
+        for one in created:
+            if one.ref.bucket in self._raw and not one.ref.key.endswith("/"):
+                watched.append(one)
+            elif one.ref.bucket in self._outputs and one.ref.key.startswith(PREFIX):
+                self.receipts.append((one.ref.bucket, one.ref.key))
+                self.told.set()
+        if not watched:
+            return
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((watched, done))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        await done
 
-    async def record_parsed(self, parsed: Parsed, body: bytes) -> int:
+    async def _write(self) -> None:
+        while self._waiting:
+            batch: list[ObjectCreated] = []
+            asked = []
+            while self._waiting and len(batch) < MOST_TOGETHER:
+                watched, done = self._waiting.pop(0)
+                batch += watched
+                asked.append(done)
+            try:
+                new = await asyncio.to_thread(self._ledger.record, batch)
+            except Exception as error:  # noqa: BLE001 - belongs to whoever waits
+                _answer(asked, error)
+                continue
+            reached(Point.NOTIFICATION_RECORDED)
+            _answer(asked, None)
+            if new:
+                self.arrived.set()
+
+    async def record_parsed(self, parsed: Parsed, body: bytes) -> None:
         """Record a payload's objects; keep the payload itself when part of it was unreadable."""
         if parsed.problems:
             await self.keep_unreadable(body, "; ".join(parsed.problems[:5]))
-        return await self.record(parsed.created)
+        await self.record(parsed.created)
 
     async def keep_unreadable(self, body: bytes, reason: str) -> None:
         log.warning("kept an unreadable notification of %d bytes: %s", len(body), reason)
         await asyncio.to_thread(self._ledger.keep_unreadable, body, reason)
+
+
+def _answer(asked: list[asyncio.Future[None]], error: Exception | None) -> None:
+    for done in asked:
+        if done.cancelled():
+            continue
+        if error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)

@@ -1,13 +1,15 @@
 """Notification payloads to ObjectCreated. Pure; every supported store's form is read here.
 
 Forms: MinIO's listen stream (keys raw), MinIO's and S3's webhook targets (keys query-escaped),
-SeaweedFS's filer webhook (keys raw, etag left to the store).
+SeaweedFS's filer webhook (keys raw).
 """
 
 import json
 import re
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -17,6 +19,7 @@ from dropflow.objects import CREATED_EVENTS, ObjectCreated, ObjectRef, Source
 _SEAWEED_ROOT = "/buckets/"
 _SEAWEED_UPLOADS = ".uploads/"
 """SeaweedFS's own folder at a bucket's root, for the parts of unfinished uploads."""
+_ETAG = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
 _SEAWEED_VERSION = re.compile(r"(.+)\.versions/v_[0-9a-f]{32}", re.DOTALL)
 """Where SeaweedFS keeps an object of a versioned bucket. Others may name a folder so, too."""
 
@@ -92,6 +95,7 @@ def _record(record: dict[str, Any], decode: Callable[[str], str]) -> ObjectRef |
         etag=str(item.get("eTag") or "").strip('"'),
         size=int(item.get("size") or 0),
         version_id=str(item["versionId"]) if item.get("versionId") else None,
+        modified=_moment(record.get("eventTime")),
     )
 
 
@@ -99,7 +103,18 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"expected text, got {type(value).__name__}")
     value.encode()  # a lone surrogate can be in no key, and no database takes it
+    if "\0" in value:
+        raise ValueError("a NUL can be in no key")
     return value
+
+
+def _moment(text: Any) -> datetime | None:
+    """When the event happened, in UTC; None where it is not told or makes no sense."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _seaweed(content: dict[str, Any]) -> Parsed:
@@ -115,5 +130,16 @@ def _seaweed(content: dict[str, Any]) -> Parsed:
     if not key or key.startswith(_SEAWEED_UPLOADS):
         return Parsed()
     if version := _SEAWEED_VERSION.fullmatch(key):
-        key = version[1]
-    return Parsed([ObjectCreated(ObjectRef(bucket, key), "webhook")])
+        return Parsed([ObjectCreated(ObjectRef(bucket, version[1]), "webhook")])
+    return Parsed([ObjectCreated(_seaweed_ref(bucket, key, entry), "webhook")])
+
+
+def _seaweed_ref(bucket: str, key: str, entry: dict[str, Any]) -> ObjectRef:
+    """With etag, size and time where the entry tells them; the store is asked for an etag left out."""
+    try:
+        etag = b64decode(entry["extended"]["Seaweed-X-Amz-ETag"], validate=True).decode().strip('"')
+        size = int(entry["attributes"].get("file_size") or 0)
+        modified = datetime.fromtimestamp(entry["attributes"]["mtime"], UTC)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError):
+        return ObjectRef(bucket, key)
+    return ObjectRef(bucket, key, etag if _ETAG.fullmatch(etag) else "", size, modified=modified)

@@ -1,58 +1,298 @@
-"""The listener process: wires sources, ledger and dispatcher together and runs them."""
+"""The listener process: wires sources, ledger, dispatcher and settler together and runs them."""
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Coroutine, Iterator
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import uvicorn
 
-from dropflow.datasets import load_datasets
-from dropflow.errors import SettingsError
-from dropflow.ledger import Fate, Ledger
-from dropflow.prefect_api import connect_prefect
+from dropflow.datasets import Dataset, Datasets, load_datasets
+from dropflow.errors import DropflowError, LedgerError, SettingsError
+from dropflow.ledger import Entry, Ledger
+from dropflow.objects import ObjectRef, printable
+from dropflow.prefect_api import connect_prefect, object_created_event
+from dropflow.receipts import PREFIX
 from dropflow.settings import Settings
 from dropflow.storage import connect
+from listeners.alerts import Alerts
+from listeners.canary import make_canary
 from listeners.dispatcher import Dispatcher
 from listeners.intake import Intake
+from listeners.metrics import Metrics
+from listeners.settler import BATCH, Patience, Settler
 from listeners.stream import Stream
-from listeners.sweep import Sweep
+from listeners.sweep import StoppedError, Sweep
 from listeners.webhook import make_app
 
 log = logging.getLogger(__name__)
 
+TICK = 1.0
+HEARTBEAT = 5.0
+LONGEST_WAIT = 30.0
+LONGEST_STOP = 9.0
+"""Seconds from SIGTERM to the end; whatever hangs by then is cut off, which loses nothing."""
+SWEEP_SHARE = 5
+"""A sweep may take one part in so many of the time."""
+
 
 async def serve(settings: Settings) -> None:
     """Listen until SIGTERM or SIGINT. Raises SettingsError or DatasetError when it cannot start."""
-    datasets = load_datasets(settings.datasets_dir)
-    store = connect(settings)
-    prefect = connect_prefect(settings.prefect_api)
-    for bucket in datasets.buckets:
-        store.ensure_bucket(bucket)
-    ledger = Ledger(settings.ledger_url)
-    # Datasets and permissions may have changed since: what did not end well is looked at again.
-    ledger.reopen(Fate.IGNORED, Fate.FAILED, Fate.REJECTED)
-    intake = Intake(ledger, datasets)
-    sweep = Sweep(store, datasets.raw_buckets, intake, settings.sweep_seconds)
-    dispatcher = Dispatcher(ledger, datasets, store, prefect, intake)
-    loops: list[Coroutine[Any, Any, None]] = [dispatcher.run(), sweep.run()]
-    if settings.listen_stream:
-        loops += [Stream(settings, b, intake, sweep.ask).run() for b in datasets.raw_buckets]
-    if settings.webhook_port:
-        loops.append(_serve_webhook(settings, intake))
-    tasks = [asyncio.create_task(loop) for loop in loops]
-    stopped = asyncio.create_task(_until_stopped())
-    done, _ = await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    ledger.close()
-    for task in done & set(tasks):
-        # A loop that ends by itself is a defect: let the supervisor see it and start us again.
-        task.result()
-        raise RuntimeError(f"the listener's {task.get_coro()} ended")
+    listener = Listener(settings)
+    try:
+        await listener.run()
+    finally:
+        listener.close()
+
+
+class Listener:
+    """Everything of one listener process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._id = uuid4().hex
+        self._name = f"{socket.gethostname()} {os.getpid()}"
+        self._datasets: Datasets = load_datasets(settings.datasets_dir)
+        self._store = connect(settings)
+        self._prefect = connect_prefect(settings.prefect_api)
+        self._ledger = Ledger(settings.ledger)
+        self._metrics = Metrics(self._ledger)
+        self._alerts = Alerts(settings.notify_urls)
+        self._intake = Intake(self._ledger, self._datasets)
+        self._dispatcher = Dispatcher(
+            self._ledger,
+            self._datasets,
+            self._store,
+            self._prefect,
+            listener=self._id,
+            runs_per_dataset=settings.runs_per_dataset,
+            receipt_seconds=settings.receipt_seconds,
+        )
+        self._settler = Settler(
+            self._ledger,
+            self._datasets,
+            self._store,
+            self._prefect,
+            patience=Patience(
+                receipt=timedelta(seconds=settings.receipt_seconds),
+                run=timedelta(minutes=settings.run_minutes),
+                deliveries=settings.deliveries,
+            ),
+            settled=self._metrics.settled,
+            failed=self._tell_failed,
+        )
+        self._sweep = Sweep(
+            self._ledger,
+            self._datasets,
+            self._store,
+            self._settler,
+            listener=self._id,
+            orphan_seconds=settings.orphan_seconds,
+            arrived=self._wake,
+            orphan_found=self._clean_up,
+        )
+        self._canary = make_canary(settings, self._datasets, self._store, self._alerts)
+        self._sweep_asked = asyncio.Event()
+        self._swept = False
+        self._server: _Server | None = None
+
+    async def run(self) -> None:
+        """Until a signal comes, or a loop ends by itself."""
+        self._loop = asyncio.get_running_loop()
+        stopped = asyncio.create_task(_until_stopped())
+        tasks = [asyncio.create_task(loop) for loop in self._loops()]
+        done, _ = await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        _cut_off_after(LONGEST_STOP)
+        if self._server:
+            self._server.should_exit = True
+        self._sweep.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done & set(tasks):
+            # A loop that ends by itself is a defect: let the supervisor see it and start us again.
+            task.result()
+            raise RuntimeError(f"the listener's {task.get_coro()} ended")
+        await asyncio.to_thread(self._ledger.watch.leave, self._id)
+
+    def close(self) -> None:
+        self._sweep.close()
+        self._settler.close()
+        self._ledger.close()
+
+    def _loops(self) -> Iterator[Any]:
+        yield self._beat()
+        yield _for_ever("dispatching", self._dispatch)
+        yield _for_ever("reading receipts", self._read_receipts)
+        yield _for_ever("looking after objects", self._look)
+        yield self._sweep_for_ever()
+        if self._settings.listen_stream:
+            for bucket in self._datasets.raw_buckets:
+                yield self._stream(bucket, connected=self._sweep_asked.set)
+            for bucket in self._datasets.output_buckets:
+                yield self._stream(bucket, prefix=PREFIX)
+        if self._settings.webhook_port:
+            yield self._serve_http()
+        if self._canary:
+            yield self._canary.run()
+
+    async def _beat(self) -> None:
+        prepared = False
+        while True:
+            if self._ledger.gone:
+                raise LedgerError("the ledger was deleted or replaced: starting anew, the sweep rebuilds it")
+            try:
+                await asyncio.to_thread(self._ledger.watch.beat, self._id, self._name)
+                if not prepared:
+                    # Datasets may have changed while we were not there.
+                    await asyncio.to_thread(self._ledger.rematch)
+                    await asyncio.to_thread(self._ledger.orphaned, list(self._datasets.by_name))
+                    prepared = True
+                    self._intake.arrived.set()
+            except DropflowError as error:
+                log.warning("heartbeat: %s", error)
+            await asyncio.sleep(HEARTBEAT)
+
+    async def _dispatch(self) -> None:
+        await _set_or_after(self._intake.arrived, TICK)
+        self._intake.arrived.clear()
+        await asyncio.to_thread(self._dispatcher.dispatch)
+
+    async def _read_receipts(self) -> None:
+        await _set_or_after(self._intake.told, TICK)
+        self._intake.told.clear()
+        told = self._intake.receipts
+        while told:
+            some = [told.popleft() for _ in range(min(BATCH, len(told)))]
+            if await asyncio.to_thread(self._settler.read, some):
+                # A run may have ended: what has gathered can leave.
+                self._intake.arrived.set()
+
+    async def _look(self) -> None:
+        while await asyncio.to_thread(self._settler.look) >= BATCH:
+            self._intake.arrived.set()
+        await asyncio.sleep(TICK)
+
+    async def _sweep_for_ever(self) -> None:
+        for bucket in self._datasets.buckets:
+            await _patiently(f"bucket {bucket}", partial(self._store.ensure_bucket, bucket))
+        while True:
+            self._sweep_asked.clear()
+            wait = self._settings.sweep_seconds
+            try:
+                report = await asyncio.to_thread(self._sweep.once)
+                await asyncio.to_thread(self._dispatcher.release_marked)
+            except StoppedError:
+                return await asyncio.Event().wait()  # type: ignore[return-value] # until we are cancelled
+            except DropflowError as error:
+                log.warning("sweep: %s; the next one is in %.0f s", error, wait)
+            else:
+                self._swept = True
+                if report:
+                    wait = max(wait, (SWEEP_SHARE - 1) * report.seconds)
+            await _set_or_after(self._sweep_asked, wait)
+
+    def _stream(self, bucket: str, **options: Any) -> Any:
+        name = f"stream {bucket}" + (f"/{options['prefix']}" if options.get("prefix") else "")
+
+        async def report(live: bool, why: str) -> None:
+            if live and options.get("connected"):
+                self._metrics.reconnects.labels(bucket).inc()
+            await self._report(name, live, why)
+
+        return Stream(self._settings, bucket, self._intake, report=report, **options).run()
+
+    async def _report(self, name: str, live: bool, why: str = "") -> None:
+        try:
+            await asyncio.to_thread(self._ledger.watch.report, self._id, name, live, why)
+        except DropflowError as error:
+            log.warning("%s: %s", name, error)
+
+    async def _serve_http(self) -> None:
+        port = self._settings.webhook_port
+        assert port
+        if self._settings.webhook_token is None:
+            raise SettingsError(
+                "DROPFLOW_WEBHOOK_PORT needs a DROPFLOW_WEBHOOK_TOKEN of 16 characters or more"
+            )
+        app = make_app(self._intake, self._settings.webhook_token, self._metrics, self._why_not_ready)
+        config = uvicorn.Config(
+            app,
+            host=self._settings.webhook_host,
+            port=port,
+            log_level="warning",
+            lifespan="off",
+            access_log=False,
+            timeout_keep_alive=30,
+            limit_concurrency=1000,
+            timeout_graceful_shutdown=3,
+        )
+        self._server = _Server(config)
+        await self._report("webhook", live=True)
+        await self._server.serve()
+
+    def _why_not_ready(self) -> str:
+        return "" if self._swept else "the first sweep has not ended yet"
+
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._intake.arrived.set)
+
+    def _clean_up(self, dataset: Dataset, ref: ObjectRef) -> None:
+        """A run for the key finds its orphan, and removes it."""
+        try:
+            self._prefect.post_events([object_created_event(dataset.name, [ref])])
+        except DropflowError as error:
+            log.warning("%s; the next sweep finds the orphan again", error)
+
+    def _tell_failed(self, dataset: str, entries: list[Entry], reason: str) -> None:
+        names = "\n".join(printable(entry.ref.url, 200) for entry in entries[:10])
+        self._alerts.alert(
+            f"Failed: {dataset}",
+            f"{len(entries)} objects have no receipt.\n{printable(reason, 500)}\n\n{names}\n\n"
+            f"When the cause is mended: dropflow replay --failed --dataset {dataset}",
+            count=len(entries),
+        )
+
+
+async def _for_ever(name: str, step: Callable[[], Awaitable[None]]) -> None:
+    """Repeat a step; after an error wait longer and longer. What was not done is done then."""
+    wait = TICK
+    while True:
+        try:
+            await step()
+            wait = TICK
+        except DropflowError as error:
+            log.warning("%s: %s; going on in %.0f s", name, error, wait)
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+
+async def _patiently(name: str, step: Callable[[], None]) -> None:
+    """Do it once, as often as it takes."""
+    done = asyncio.Event()
+
+    async def once() -> None:
+        await asyncio.to_thread(step)
+        done.set()
+
+    repeat = asyncio.create_task(_for_ever(name, once))
+    await done.wait()
+    repeat.cancel()
+
+
+async def _set_or_after(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return
 
 
 async def _until_stopped() -> None:
@@ -62,24 +302,19 @@ async def _until_stopped() -> None:
     await stopped.wait()
 
 
+def _cut_off_after(seconds: float) -> None:
+    def cut_off() -> None:
+        log.warning("not stopped after %.0f s: ending at once", seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, cut_off)
+    timer.daemon = True
+    timer.start()
+
+
 class _Server(uvicorn.Server):
     """A uvicorn that leaves signals to the service."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-async def _serve_webhook(settings: Settings, intake: Intake) -> None:
-    assert settings.webhook_port
-    if settings.webhook_token is None:
-        raise SettingsError("DROPFLOW_WEBHOOK_PORT needs a DROPFLOW_WEBHOOK_TOKEN of 16 characters or more")
-    config = uvicorn.Config(
-        make_app(intake, settings.webhook_token),
-        host=settings.webhook_host,
-        port=settings.webhook_port,
-        log_level="warning",
-        lifespan="off",
-        timeout_keep_alive=30,
-    )
-    await _Server(config).serve()

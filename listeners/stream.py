@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import uniform
+from urllib.parse import quote
 
 import httpx
 from botocore.auth import S3SigV4Auth
@@ -16,7 +17,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from dropflow.errors import DropflowError, NotificationFormatError, PermanentError, TransientError
-from dropflow.objects import CREATED_EVENTS
+from dropflow.objects import CREATED_EVENTS, ObjectCreated
 from dropflow.settings import Settings
 from listeners.intake import Intake
 from listeners.parsing import parse_stream_line
@@ -31,14 +32,15 @@ LONGEST_LINE = 16 * 2**20
 FIRST_WAIT, LONGEST_WAIT = 0.2, 30.0
 
 
-def signed_request(settings: Settings, bucket: str) -> httpx.Request:
-    """The request that opens the stream, with AWS signature version 4."""
+def signed_request(settings: Settings, bucket: str, prefix: str = "") -> httpx.Request:
+    """The request that opens the stream of keys below `prefix`, with AWS signature version 4."""
     assert settings.s3_endpoint
     assert settings.s3_access_key
     assert settings.s3_secret_key
     # MinIO signs repeated parameters in the order given, botocore sorted: they must be both.
     events = "&".join(f"events=s3%3AObjectCreated%3A{name}" for name in sorted(CREATED_EVENTS))
-    url = f"{settings.s3_endpoint}/{bucket}?{events}&ping={PING}"
+    below = f"&prefix={quote(prefix, safe='')}" if prefix else ""
+    url = f"{settings.s3_endpoint}/{bucket}?{events}&ping={PING}{below}"
     request = AWSRequest("GET", url)
     credentials = Credentials(
         settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
@@ -48,7 +50,9 @@ def signed_request(settings: Settings, bucket: str) -> httpx.Request:
 
 
 @asynccontextmanager
-async def open_stream(settings: Settings, bucket: str) -> AsyncIterator[AsyncIterator[bytes]]:
+async def open_stream(
+    settings: Settings, bucket: str, prefix: str = ""
+) -> AsyncIterator[AsyncIterator[bytes]]:
     """Connect; the body's chunks. The first chunk (a keep-alive) says that the subscription is live.
 
     Raises TransientError, or PermanentError when trying again cannot help without a person.
@@ -56,7 +60,7 @@ async def open_stream(settings: Settings, bucket: str) -> AsyncIterator[AsyncIte
     timeout = httpx.Timeout(5, read=SILENCE)
     async with httpx.AsyncClient(timeout=timeout) as client:
         try:
-            response = await client.send(signed_request(settings, bucket), stream=True)
+            response = await client.send(signed_request(settings, bucket, prefix), stream=True)
             try:
                 _check(response, bucket)
                 yield response.aiter_raw()
@@ -104,17 +108,33 @@ async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
         yield [line for line in whole if line.strip()]
 
 
+async def _nobody(_live: bool, _why: str) -> None:
+    return None
+
+
 class Stream:
     """Follows one bucket's stream for ever, reconnecting with back-off and jitter."""
 
     def __init__(
-        self, settings: Settings, bucket: str, intake: Intake, connected: Callable[[], Awaitable[None]]
+        self,
+        settings: Settings,
+        bucket: str,
+        intake: Intake,
+        *,
+        prefix: str = "",
+        connected: Callable[[], None] = lambda: None,
+        report: Callable[[bool, str], Awaitable[None]] = _nobody,
     ) -> None:
-        """`connected` is called at the first byte of every connection: time to sweep the gap."""
+        """`connected` is called at the first byte of every connection: time to sweep the gap.
+
+        `report` is told whether the stream is live, and if not, why.
+        """
         self._settings = settings
         self._bucket = bucket
+        self._prefix = prefix
         self._intake = intake
         self._connected = connected
+        self._report = report
         self._failures = 0
         self._told = ""
 
@@ -122,31 +142,40 @@ class Stream:
         while True:
             try:
                 await self._follow()
-                log.info("stream of %r ended; connecting again", self._bucket)
+                why = f"stream of {self._bucket!r}: the store ended it; connecting again"
             except DropflowError as error:
-                # Said once: a store that has no stream says so every time.
-                log.log(logging.DEBUG if str(error) == self._told else logging.WARNING, "%s", error)
-                self._told = str(error)
+                why = str(error)
+            # Said once: a store that has no stream says so every time.
+            log.log(logging.DEBUG if why == self._told else logging.WARNING, "%s", why)
+            self._told = why
+            await self._report(False, why)  # noqa: FBT003
             await asyncio.sleep(self._wait())
 
     async def _follow(self) -> None:
         live = False
-        async with open_stream(self._settings, self._bucket) as chunks:
+        async with open_stream(self._settings, self._bucket, self._prefix) as chunks:
             async for batch in lines(chunks):
                 if not live:
                     live, self._failures, self._told = True, 0, ""
                     log.info("stream of %r is live", self._bucket)
-                    await self._connected()
-                for line in batch:
-                    await self._take(line)
+                    await self._report(True, "")  # noqa: FBT003
+                    self._connected()
+                if batch:
+                    await self._take(batch)
 
-    async def _take(self, line: bytes) -> None:
-        try:
-            parsed = parse_stream_line(line)
-        except NotificationFormatError as error:
-            await self._intake.keep_unreadable(line, str(error))
-        else:
-            await self._intake.record_parsed(parsed, line)
+    async def _take(self, batch: list[bytes]) -> None:
+        """Record what the lines of one chunk tell, together."""
+        created: list[ObjectCreated] = []
+        for line in batch:
+            try:
+                parsed = parse_stream_line(line)
+            except NotificationFormatError as error:
+                await self._intake.keep_unreadable(line, str(error))
+                continue
+            if parsed.problems:
+                await self._intake.keep_unreadable(line, "; ".join(parsed.problems[:5]))
+            created += parsed.created
+        await self._intake.record(created)
 
     def _wait(self) -> float:
         """Seconds to the next attempt: doubling, with full jitter so that listeners spread out."""

@@ -1,68 +1,284 @@
-"""The sweep: list the raw buckets and record what no notification told of. The truth."""
+"""The sweep: list the buckets, and make the ledger agree with what is there. The truth."""
 
-import asyncio
 import itertools
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
-from dropflow.errors import DropflowError
+from dropflow.datasets import Dataset, Datasets
+from dropflow.errors import DropflowError, ObjectMissingError, ReceiptError
+from dropflow.ledger import Entry, Fate, Ledger, Outcome, SweepReport
 from dropflow.objects import ObjectCreated, ObjectRef
+from dropflow.receipts import (
+    PREFIX,
+    is_orphan,
+    latest_receipt,
+    parse_receipt_key,
+    receipt_prefix,
+    stands,
+)
+from dropflow.seen import Seen
 from dropflow.storage import ObjectStore
-from listeners.intake import Intake
+from listeners.settler import Settler, outcome_of
 
 log = logging.getLogger(__name__)
 
 BATCH = 1000
+AT_ONCE = 8
+LEASE_SECONDS = 60.0
+LEASE = "sweep"
+
+
+class StoppedError(Exception):
+    """The listener is shutting down in the middle of a sweep."""
+
+
+@dataclass
+class _Counts:
+    objects: int = 0
+    receipts: int = 0
+    new: int = 0
+    settled: int = 0
+    reopened: int = 0
+    orphans: int = 0
+    unaccounted: int = 0
 
 
 class Sweep:
-    """Sweeps at start, whenever asked, and every `seconds`."""
+    """Compares raw objects, receipts, outputs and ledger, a page of each in memory at a time."""
 
-    def __init__(self, store: ObjectStore, buckets: list[str], intake: Intake, seconds: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        datasets: Datasets,
+        store: ObjectStore,
+        settler: Settler,
+        *,
+        listener: str,
+        orphan_seconds: float = 600,
+        arrived: Callable[[], None] = lambda: None,
+        orphan_found: Callable[[Dataset, ObjectRef], None] = lambda *_: None,
+    ) -> None:
+        """`arrived` is called when there are new objects, `orphan_found` with the key to prepare again."""
+        self._ledger = ledger
+        self._datasets = datasets
         self._store = store
-        self._buckets = buckets
-        self._intake = intake
-        self._seconds = seconds
-        self._asked = asyncio.Event()
+        self._settler = settler
+        self._listener = listener
+        self._orphan_seconds = orphan_seconds
+        self._arrived = arrived
+        self._orphan_found = orphan_found
+        self._outputs_since: datetime | None = None
+        self._stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(AT_ONCE, "sweep")
 
-    async def ask(self) -> None:
-        """Sweep soon: a gap in the notifications has just ended."""
-        self._asked.set()
+    def close(self) -> None:
+        self._stopped.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def run(self) -> None:
-        while True:
-            self._asked.clear()
-            try:
-                await self.once()
-            except DropflowError as error:
-                log.warning("sweep: %s; the next one is in %.0f s", error, self._seconds)
-            try:
-                await asyncio.wait_for(self._asked.wait(), self._seconds)
-            except TimeoutError:
-                continue
+    def once(self) -> SweepReport | None:
+        """Sweep all buckets; None while another listener does.
 
-    async def once(self) -> int:
-        """List every raw bucket, a page in memory at a time; returns how many objects were new."""
-        started = time.monotonic()
-        seen = new = 0
-        trouble: DropflowError | None = None
-        for bucket in self._buckets:
-            pages = _pages(self._store.list(bucket))
-            try:
-                while page := await asyncio.to_thread(next, pages, None):
-                    seen += len(page)
-                    new += await self._intake.record(ObjectCreated(ref, "sweep") for ref in page)
-            except DropflowError as error:
-                trouble = error  # the other buckets are swept all the same
-        if trouble:
-            raise trouble
-        level = logging.INFO if new else logging.DEBUG
-        seconds = time.monotonic() - started
-        log.log(level, "swept %d objects in %.1f s, %d of them new", seen, seconds, new)
-        return new
+        Raises DropflowError after the other buckets have been swept all the same, and StoppedError.
+        """
+        if not self._ledger.watch.lease(LEASE, self._listener, LEASE_SECONDS):
+            return None
+        try:
+            return self._sweep()
+        finally:
+            self._ledger.watch.release(LEASE, self._listener)
+
+    def _sweep(self) -> SweepReport:
+        started, clock = datetime.now(UTC), time.monotonic()
+        counts = _Counts()
+        troubles: list[DropflowError] = []
+        with Seen() as receipts, Seen() as outputs:
+            for bucket in self._datasets.output_buckets:
+                with _kept(troubles):
+                    self._receipts(bucket, receipts, counts)
+                    self._outputs(bucket, outputs)
+            # Without all receipts nothing can be said about what lacks one.
+            if not troubles:
+                for bucket in self._datasets.raw_buckets:
+                    with _kept(troubles):
+                        self._raw(bucket, receipts, outputs, counts)
+        if not troubles:
+            with _kept(troubles):
+                self._orphans(started, counts)
+        if troubles:
+            raise troubles[-1]
+        report = SweepReport(started=started, seconds=time.monotonic() - clock, **vars(counts))
+        self._ledger.watch.swept(report)
+        level = logging.INFO if counts.new or counts.settled or counts.reopened else logging.DEBUG
+        log.log(
+            level,
+            "swept %d objects in %.1f s: %d new, %d settled, %d reopened",
+            *(counts.objects, report.seconds, counts.new, counts.settled, counts.reopened),
+        )
+        return report
+
+    def _pages(self, bucket: str, prefix: str = "") -> Iterator[list[ObjectRef]]:
+        listing = self._store.list(bucket, prefix)
+        while page := list(itertools.islice(listing, BATCH)):
+            if self._stopped.is_set():
+                raise StoppedError
+            self._ledger.watch.lease(LEASE, self._listener, LEASE_SECONDS)
+            yield page
+
+    def _receipts(self, bucket: str, receipts: Seen, counts: _Counts) -> None:
+        """Note all receipts; read those that tell the ledger something new."""
+        for page in self._pages(bucket, PREFIX):
+            receipts.update(f"{bucket}/{_object_of(receipt.key)}" for receipt in page)
+            counts.receipts += len(page)
+            last: dict[tuple[str, str, str], ObjectRef] = {}
+            for own in page:
+                name = parse_receipt_key(own.key)
+                if name and name.key and name.dataset in self._datasets.by_name:
+                    ref = (self._datasets.by_name[name.dataset].bucket, name.key, name.etag)
+                    last[ref] = max(last.get(ref, own), own, key=_modified)
+            told = []
+            for raw in {bucket for bucket, _, _ in last}:
+                entries = self._ledger.lookup(raw, [key for b, key, _ in last if b == raw])
+                told += [
+                    (bucket, last[raw, key, etag].key)
+                    for (key, etag), entry in entries.items()
+                    if (raw, key, etag) in last and _awaits(entry, last[raw, key, etag])
+                ]
+            counts.settled += self._settler.read(told) if told else 0
+
+    def _outputs(self, bucket: str, outputs: Seen) -> None:
+        for dataset in self._datasets.by_name.values():
+            if dataset.output_bucket == bucket:
+                for page in self._pages(bucket, f"{dataset.name}/"):
+                    outputs.update(f"{bucket}/{output.key} {output.etag}" for output in page)
+
+    def _raw(self, bucket: str, receipts: Seen, outputs: Seen, counts: _Counts) -> None:
+        """Record every object; one with a receipt is settled as it is recorded."""
+        for page in self._pages(bucket):
+            known = self._ledger.lookup(bucket, [ref.key for ref in page])
+            with_receipt, doubtful = [], []
+            for ref in page:
+                entry = known.get((ref.key, ref.etag))
+                dataset, _ = self._datasets.find(bucket, ref.key)
+                if dataset is None:
+                    continue
+                has_receipt = f"{dataset.output_bucket}/{receipt_prefix(dataset, ref)}" in receipts
+                if has_receipt and (entry is None or (entry.fate is Fate.PENDING and not entry.after)):
+                    with_receipt.append((dataset, ref))
+                elif not has_receipt and entry and entry.fate in (Fate.PROCESSED, Fate.REJECTED):
+                    doubtful.append((dataset, ref, entry))
+            outcomes = list(self._pool.map(partial(self._outcome, outputs), with_receipt))
+            new = self._ledger.record(
+                (ObjectCreated(ref, "sweep") for ref in page), [found for found in outcomes if found]
+            )
+            counts.objects += len(page)
+            counts.settled += sum(found is not None for found in outcomes)
+            counts.new += new
+            counts.reopened += self._reopen(doubtful)
+            recorded = self._ledger.lookup(bucket, [ref.key for ref in page])
+            counts.unaccounted += sum((ref.key, ref.etag) not in recorded for ref in page)
+            if new:
+                self._arrived()
+
+    def _outcome(self, outputs: Seen, found_with: tuple[Dataset, ObjectRef]) -> Outcome | None:
+        """What the object's receipt tells, if its output is still there."""
+        try:
+            found = latest_receipt(self._store, *found_with)
+        except ReceiptError as error:
+            log.warning("%s", error)
+            return None
+        if found is None:
+            return None
+        own, receipt = found
+        output = f"{receipt.output_bucket}/{receipt.output_key} {receipt.output_etag}"
+        if receipt.output_key and output not in outputs and not stands(self._store, receipt):
+            return None
+        return outcome_of(own, receipt)
+
+    def _reopen(self, doubtful: list[tuple[Dataset, ObjectRef, Entry]]) -> int:
+        """What the ledger calls done must have a receipt: maybe it was written after the listing."""
+        lost = [e.id for dataset, ref, e in doubtful if self._has_no_receipt(dataset, ref)]
+        if lost:
+            log.warning("the receipts of %d objects are gone: they are prepared again", len(lost))
+            self._ledger.reopen(lost, "its receipt is gone")
+            self._arrived()
+        return len(lost)
+
+    def _has_no_receipt(self, dataset: Dataset, ref: ObjectRef) -> bool:
+        try:
+            return latest_receipt(self._store, dataset, ref) is None
+        except ReceiptError as error:
+            log.warning("%s", error)
+            return False
+
+    def _orphans(self, started: datetime, counts: _Counts) -> None:
+        """Find outputs that a crashed run has left without a receipt.
+
+        Only what has been written since the last time is looked at closely, and not in a first sweep:
+        with a new ledger nothing explains any output yet.
+        """
+        since = self._outputs_since
+        self._outputs_since = started - timedelta(seconds=2 * self._orphan_seconds + 60)
+        if since is None:
+            self._outputs_since = datetime.min.replace(tzinfo=UTC)
+            return
+        old_enough = datetime.now(UTC) - timedelta(seconds=self._orphan_seconds)
+        for dataset in self._datasets.by_name.values():
+            for page in self._pages(dataset.output_bucket, f"{dataset.name}/"):
+                recent = [o for o in page if o.modified is None or since <= o.modified < old_enough]
+                explained = self._ledger.outputs([output.key for output in recent]) if recent else set()
+                for output in recent:
+                    if (output.bucket, output.key, output.etag) not in explained:
+                        counts.orphans += self._is_orphan(dataset, output)
+
+    def _is_orphan(self, dataset: Dataset, output: ObjectRef) -> bool:
+        key = dataset.source_key(output.key)
+        if key is None:
+            return False
+        try:
+            there = self._store.head(output.bucket, output.key)
+            if not is_orphan(self._store, dataset, key, there):
+                return False
+        except (ObjectMissingError, ReceiptError):
+            return False
+        log.warning("an interrupted run has left %s without a receipt", output.url)
+        self._orphan_found(dataset, ObjectRef(dataset.bucket, key))
+        return True
 
 
-def _pages(refs: Iterator[ObjectRef]) -> Iterator[list[ObjectRef]]:
-    while page := list(itertools.islice(refs, BATCH)):
-        yield page
+class _kept:  # noqa: N801 - reads as a statement
+    """Keep an error for later, so that one bucket in trouble does not stop the others."""
+
+    def __init__(self, troubles: list[DropflowError]) -> None:
+        self._troubles = troubles
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, DropflowError):
+            self._troubles.append(error)
+            return True
+        return False
+
+
+def _object_of(receipt_key: str) -> str:
+    """A receipt's key without fingerprint: what all receipts of one object start with."""
+    return receipt_key.removesuffix(".json").rpartition(".")[0] + "."
+
+
+def _modified(ref: ObjectRef) -> datetime:
+    return ref.modified or datetime.min.replace(tzinfo=UTC)
+
+
+def _awaits(entry: Entry, receipt: ObjectRef) -> bool:
+    """Whether reading the receipt can change the entry."""
+    if entry.fate in (Fate.PROCESSED, Fate.REJECTED):
+        return entry.receipt_at is None or _modified(receipt).replace(microsecond=0) > entry.receipt_at
+    # Seen again after other bytes: its old receipt may tell of an output that was replaced.
+    return not entry.reopened

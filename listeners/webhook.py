@@ -1,67 +1,136 @@
-"""The webhook that MinIO and SeaweedFS call for every object."""
+"""The listener's HTTP side: the webhook that stores call for every object, health and metrics."""
 
+import asyncio
 import hmac
 import logging
+from collections.abc import Callable
 
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from dropflow.errors import NotificationFormatError
+from dropflow.errors import NotificationFormatError, TransientError
 from listeners.intake import Intake
+from listeners.metrics import Metrics
 from listeners.parsing import parse_webhook_body
 
 log = logging.getLogger(__name__)
 
 PATH = "/notifications"
-LONGEST_BODY = 4 * 2**20
+LONGEST_BODY = 2**20
 """Bytes; a MinIO notification is about 1 KB."""
+MOST_BODIES = 64
+"""Bodies read at once: with LONGEST_BODY the most memory that callers can take."""
+SLOWEST_BODY = 15.0
+"""Seconds a caller has for its body."""
 
 
-def make_app(intake: Intake, token: SecretStr) -> Starlette:
-    """POST /notifications with `Authorization: Bearer <token>`; 2xx only once it is in the ledger."""
-    expected = f"Bearer {token.get_secret_value()}".encode()
-
-    async def receive(request: Request) -> Response:
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, expected):
-            return PlainTextResponse("wrong or missing bearer token\n", 401)
-        try:
-            body = await _body(request)
-        except ClientDisconnect:
-            log.info("a webhook call was cut off; its sender or the sweep brings it again")
-            return Response(status_code=400)
-        if body is None:
-            return PlainTextResponse(f"longer than {LONGEST_BODY} bytes\n", 413)
-        await take(intake, body)
-        return Response(status_code=204)
+def make_app(
+    intake: Intake,
+    token: SecretStr,
+    metrics: Metrics,
+    why_not_ready: Callable[[], str] = lambda: "",
+) -> Starlette:
+    """/notifications for stores, /healthz and /readyz for supervisors, /metrics for Prometheus."""
+    webhook = Webhook(intake, token, metrics)
 
     async def alive(_: Request) -> Response:
         # MinIO asks with HEAD whether its target is there.
         return Response(status_code=204)
 
+    async def healthy(_: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def ready(_: Request) -> Response:
+        reason = why_not_ready()
+        return PlainTextResponse(f"{reason or 'ready'}\n", 503 if reason else 200)
+
+    async def scrape(_: Request) -> Response:
+        body = await asyncio.to_thread(generate_latest, metrics.registry)
+        return Response(body, media_type=CONTENT_TYPE_LATEST)
+
     return Starlette(
-        routes=[Route(PATH, receive, methods=["POST"]), Route(PATH, alive, methods=["GET", "HEAD"])]
+        routes=[
+            Route(PATH, webhook.receive, methods=["POST"]),
+            Route(PATH, alive, methods=["GET", "HEAD"]),
+            Route("/healthz", healthy),
+            Route("/readyz", ready),
+            Route("/metrics", scrape),
+        ]
     )
 
 
-async def take(intake: Intake, body: bytes) -> None:
-    """Record a body. One that cannot be read is kept too: refusing it would block MinIO's queue."""
+class RefusedError(Exception):
+    """A call that is answered with an error."""
+
+    def __init__(self, status: int, result: str, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.result = result
+
+
+class Webhook:
+    """POST with `Authorization: Bearer <token>`; answers 2xx only once the body is in the ledger."""
+
+    def __init__(self, intake: Intake, token: SecretStr, metrics: Metrics) -> None:
+        self._intake = intake
+        self._expected = f"Bearer {token.get_secret_value()}".encode()
+        self._metrics = metrics
+        self._bodies = asyncio.Semaphore(MOST_BODIES)
+
+    async def receive(self, request: Request) -> Response:
+        try:
+            self._check(request)
+            async with self._bodies:
+                readable = await take(self._intake, await _body(request))
+        except RefusedError as error:
+            self._metrics.requests.labels(error.result).inc()
+            # What is left of the body is not read: the connection cannot be used again.
+            return PlainTextResponse(f"{error}\n", error.status, {"connection": "close"})
+        except TransientError as error:
+            log.warning("%s", error)
+            self._metrics.requests.labels("ledger unreachable").inc()
+            return PlainTextResponse("the ledger cannot be reached: send it again\n", 503)
+        self._metrics.requests.labels("recorded" if readable else "unreadable").inc()
+        return Response(status_code=204)
+
+    def _check(self, request: Request) -> None:
+        given = request.headers.get("authorization", "").encode("latin-1")
+        if not hmac.compare_digest(given, self._expected):
+            raise RefusedError(401, "unauthorized", "wrong or missing bearer token")
+        length = request.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length) > LONGEST_BODY:
+            raise _TOO_LONG
+
+
+async def take(intake: Intake, body: bytes) -> bool:
+    """Record a body; whether it could be read. If not it is kept: refusing it would block MinIO's queue."""
     try:
         parsed = parse_webhook_body(body)
     except NotificationFormatError as error:
         await intake.keep_unreadable(body, str(error))
-    else:
-        await intake.record_parsed(parsed, body)
+        return False
+    await intake.record_parsed(parsed, body)
+    return not parsed.problems
 
 
-async def _body(request: Request) -> bytes | None:
-    """The body, or None when it is too long."""
+_TOO_LONG = RefusedError(413, "too long", f"longer than {LONGEST_BODY} bytes")
+
+
+async def _body(request: Request) -> bytes:
+    """The body. Raises RefusedError when it is too long, too slow or cut off."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LONGEST_BODY:
-            return None
+    try:
+        async with asyncio.timeout(SLOWEST_BODY):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > LONGEST_BODY:
+                    raise _TOO_LONG
+    except TimeoutError as error:
+        raise RefusedError(408, "too slow", f"the body took longer than {SLOWEST_BODY:.0f} s") from error
+    except ClientDisconnect as error:
+        raise RefusedError(400, "cut off", "the body was cut off") from error
     return bytes(body)

@@ -19,7 +19,9 @@ from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, free_port
 from dropflow.embedded.stores import StoreAccess, Webhook, bind_minio_webhook, minio, seaweedfs
 from dropflow.errors import SettingsError
 from dropflow.prefect_env import prefect_environment
-from dropflow.settings import PREFIX, Settings, StoreKind, file_values, load_settings
+from dropflow.receipts import PREFIX
+from dropflow.settings import PREFIX as VARIABLE
+from dropflow.settings import Settings, StoreKind, file_values, load_settings
 from dropflow.storage import connect
 
 STORE_SECONDS = 60
@@ -60,8 +62,8 @@ class Stack:
         self._lock: IO[str] | None = None
         # What an earlier `up` wrote down is ours to start again; anything else is somebody's choice.
         saved = file_values(settings.stack_file)
-        self._own_store = settings.s3_endpoint in (None, saved.get(f"{PREFIX}S3_ENDPOINT"))
-        self._own_server = settings.prefect_api_url in (None, saved.get(f"{PREFIX}PREFECT_API_URL"))
+        self._own_store = settings.s3_endpoint in (None, saved.get(f"{VARIABLE}S3_ENDPOINT"))
+        self._own_server = settings.prefect_api_url in (None, saved.get(f"{VARIABLE}PREFECT_API_URL"))
         self._decided: dict[str, str] = {}
 
     @property
@@ -104,7 +106,7 @@ class Stack:
         for bucket in datasets.buckets:
             store.ensure_bucket(bucket)
         if self._own_store and self._kind == "minio":
-            bind_minio_webhook(store, datasets.raw_buckets)
+            bind_minio_webhook(store, _watched(datasets))
         if self._own_server:
             self.supervisor.processes["prefect"].wait_ready(SERVER_SECONDS)
         self._report(f"Prefect ready at {self.settings.prefect_ui}")
@@ -165,8 +167,9 @@ class Stack:
     def _start_store(self, access: StoreAccess, datasets: Datasets) -> None:
         folder = self.settings.data_dir / self._kind
         assert self.settings.webhook_token
-        url = f"http://{LOOPBACK}:{self.settings.webhook_port}/notifications"
-        webhook = Webhook(url, self.settings.webhook_token.get_secret_value(), datasets.raw_buckets)
+        webhook = Webhook(
+            self._webhook_url(), self.settings.webhook_token.get_secret_value(), _watched(datasets)
+        )
         if self._kind == "minio":
             command, environment = minio(folder, access, webhook)
         else:
@@ -175,6 +178,9 @@ class Stack:
         log_file = self.settings.data_dir / "logs" / "store.log"
         ready = _store_ready(self.settings)
         self.supervisor.start(Process("store", command, environment, log_file, ready))
+
+    def _webhook_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.settings.webhook_port}/notifications"
 
     def _run(
         self,
@@ -186,14 +192,19 @@ class Stack:
         environment = {
             **(more or {}),
             **prefect_environment(self.settings),
-            f"{PREFIX}DATA_DIR": str(self.settings.data_dir),
-            **{PREFIX + name: value for name, value in self._decided.items()},
+            f"{VARIABLE}DATA_DIR": str(self.settings.data_dir),
+            **{VARIABLE + name: value for name, value in self._decided.items()},
             "PYTHONUNBUFFERED": "1",
         }
         log_file = self.settings.data_dir / "logs" / f"{name}.log"
         command = [sys.executable, *arguments]
         process = Process(name, command, environment, log_file, lambda: ready(self.settings))
         self.supervisor.start(process)
+
+
+def _watched(datasets: Datasets) -> list[tuple[str, str]]:
+    """What the store tells the listener: all raw objects, and all receipts."""
+    return [(b, "") for b in datasets.raw_buckets] + [(b, PREFIX) for b in datasets.output_buckets]
 
 
 def _lock(data_dir: Path) -> IO[str]:
@@ -210,7 +221,7 @@ def _lock(data_dir: Path) -> IO[str]:
 
 def _write_private(path: Path, values: dict[str, str]) -> None:
     text = "# Written by `dropflow up`; other commands find the running stack by it. Holds secrets.\n"
-    text += "".join(f"{PREFIX}{name}={value}\n" for name, value in values.items())
+    text += "".join(f"{VARIABLE}{name}={value}\n" for name, value in values.items())
     temporary = path.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -239,7 +250,7 @@ def _api_ready(settings: Settings) -> bool:
 
 
 def _webhook_ready(settings: Settings) -> bool:
-    return _answers(f"http://{settings.webhook_host}:{settings.webhook_port}/notifications")
+    return _answers(f"http://{settings.webhook_host}:{settings.webhook_port}/healthz")
 
 
 def _store_ready(settings: Settings) -> Callable[[], bool]:

@@ -34,7 +34,8 @@ class Webhook:
 
     url: str
     token: str
-    buckets: list[str]
+    watched: list[tuple[str, str]]
+    """Bucket and key prefix of what is reported."""
 
 
 def find_weed() -> str:
@@ -88,7 +89,9 @@ def seaweedfs(
         "WEED_NOTIFICATION_WEBHOOK_ENDPOINT": webhook.url,
         "WEED_NOTIFICATION_WEBHOOK_BEARER_TOKEN": webhook.token,
         # Separated by spaces: with commas SeaweedFS would tell of nothing at all.
-        "WEED_NOTIFICATION_WEBHOOK_PATH_PREFIXES": " ".join(f"/buckets/{b}/" for b in webhook.buckets),
+        "WEED_NOTIFICATION_WEBHOOK_PATH_PREFIXES": " ".join(
+            f"/buckets/{bucket}/{prefix}" for bucket, prefix in webhook.watched
+        ),
         # Go's collector would otherwise keep some 500 MiB after a burst.
         "GOMEMLIMIT": "160MiB",
         "GOGC": "50",
@@ -118,11 +121,13 @@ def minio(folder: Path, access: StoreAccess, webhook: Webhook) -> tuple[list[str
     return command, environment
 
 
-def bind_minio_webhook(store: ObjectStore, buckets: list[str]) -> None:
-    """Tell MinIO to call the webhook for each new object of these buckets."""
+def bind_minio_webhook(store: ObjectStore, watched: list[tuple[str, str]]) -> None:
+    """Tell MinIO to call the webhook for each new object below these buckets' prefixes."""
     events = [f"s3:ObjectCreated:{name}" for name in CREATED_EVENTS]
-    queue: Any = {"QueueArn": MINIO_WEBHOOK_ARN, "Events": events}
-    for bucket in buckets:
+    for bucket, prefix in watched:
+        queue: Any = {"QueueArn": MINIO_WEBHOOK_ARN, "Events": events}
+        if prefix:
+            queue["Filter"] = {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}}
         store.client.put_bucket_notification_configuration(
             Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [queue]}
         )

@@ -1,0 +1,121 @@
+"""The ledger's database: SQLite in a file, or PostgreSQL; migrated when it is opened."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dropflow.errors import LedgerError, TransientError
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+_MIGRATION_LOCK = 7_203_115
+"""PostgreSQL advisory lock: of several listeners that start at once, one migrates."""
+
+
+class Database:
+    """An engine whose write transactions wait for each other instead of failing."""
+
+    def __init__(self, url: str) -> None:
+        """Raises LedgerError when it cannot be opened, TransientError when it cannot be reached."""
+        target = sa.make_url(url)
+        self.is_sqlite = target.get_backend_name() == "sqlite"
+        self._file = Path(target.database) if self.is_sqlite and target.database else None
+        options: dict[str, Any] = {"pool_pre_ping": not self.is_sqlite}
+        if self._file:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            options["connect_args"] = {"timeout": 30}
+        try:
+            self.engine = sa.create_engine(target, **options)
+        except (sa.exc.ArgumentError, ImportError) as error:
+            raise LedgerError(f"DROPFLOW_LEDGER_URL: {error}") from error
+        if self.is_sqlite:
+            sa.event.listen(self.engine, "connect", _tune)
+            sa.event.listen(self.engine, "begin", _begin)
+        # SQLite's own waiting is polling: threads of one process queue here instead.
+        self._turn = threading.Lock()
+        self._migrate()
+        self._inode = self._file.stat().st_ino if self._file else 0
+
+    @property
+    def gone(self) -> bool:
+        """Whether the file was deleted or replaced: what is written now is in no ledger any more."""
+        if self._file is None:
+            return False
+        try:
+            return self._file.stat().st_ino != self._inode
+        except FileNotFoundError:
+            return True
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        with _errors(), self.engine.connect().execution_options(write=False) as db:
+            yield db
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One durable transaction."""
+        with _errors():
+            if not self.is_sqlite:
+                with self.engine.begin() as db:
+                    yield db
+                return
+            with self._turn, self.engine.connect().execution_options(write=True) as db, db.begin():
+                yield db
+
+    def insert(self, table: sa.Table) -> Any:
+        """The dialect's own INSERT, which has ON CONFLICT."""
+        return (sqlite if self.is_sqlite else postgresql).insert(table)
+
+    def _migrate(self) -> None:
+        from alembic import command
+        from alembic.config import Config
+        from alembic.runtime.migration import MigrationContext
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        newest = ScriptDirectory.from_config(config).get_current_head()
+        with self.read() as db:
+            if MigrationContext.configure(db).get_current_revision() == newest:
+                return
+        with self.write() as db:
+            if not self.is_sqlite:
+                db.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            config.attributes["connection"] = db
+            command.upgrade(config, "head")
+
+
+def now() -> datetime:
+    """UTC, as the tables hold it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        # Not the statement: it holds keys, which are not ours to print.
+        raise TransientError(f"the ledger: {' '.join(str(error.orig).split())}") from error
+
+
+def _tune(connection: Any, _record: Any) -> None:
+    # Transactions are begun by us: sqlite3 itself would start them as readers, and fail to upgrade.
+    connection.isolation_level = None
+    # WAL lets `dropflow status` read while the listener writes; FULL makes every commit durable.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA cache_size=-8000")
+
+
+def _begin(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("write", True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,142 @@
+"""What the ledger holds, as values."""
+
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from dropflow.objects import ObjectRef
+
+
+class Fate(StrEnum):
+    """Where an object stands."""
+
+    PENDING = "pending"
+    """Known, no event claimed for it yet."""
+    DISPATCHED = "dispatched"
+    """In an event, receipt awaited."""
+    PROCESSED = "processed"
+    REJECTED = "rejected"
+    IGNORED = "ignored"
+    """Belongs to no dataset, or was gone before it was prepared."""
+    FAILED = "failed"
+    """Delivered as often as allowed, without a receipt."""
+
+
+SETTLED = (Fate.PROCESSED, Fate.REJECTED, Fate.IGNORED, Fate.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object and where it stands. Times are UTC."""
+
+    id: int
+    ref: ObjectRef
+    source: str
+    dataset: str
+    fate: Fate
+    reason: str
+    first_seen: datetime
+    updated: datetime
+    ready_at: datetime | None
+    deliveries: int
+    event_id: str | None
+    due: datetime | None
+    force: bool
+    receipt_at: datetime | None
+    after: datetime | None
+    output_bucket: str
+    output_key: str
+    output_etag: str
+
+    @property
+    def reopened(self) -> bool:
+        """Seen again after it had a fate: only the store knows whether it is there."""
+        return self.reason == SEEN_AGAIN
+
+
+SEEN_AGAIN = "seen again"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The fate that a receipt gives an object."""
+
+    ref: ObjectRef
+    dataset: str
+    fate: Fate
+    reason: str
+    receipt_at: datetime
+    output_bucket: str = ""
+    output_key: str = ""
+    output_etag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Objects that leave together, as one event. Its id is the event's."""
+
+    id: str
+    dataset: str
+    number: int
+    """1 for the first time these objects are delivered."""
+    force: bool
+    refs: list[ObjectRef]
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A listener process."""
+
+    id: str
+    name: str
+    started: datetime
+    heartbeat: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One listener's way of hearing of objects, and whether it works right now."""
+
+    listener: str
+    name: str
+    live: bool
+    since: datetime
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What a complete sweep found. `unaccounted`: objects in the bucket without a recorded fate."""
+
+    started: datetime
+    seconds: float
+    objects: int
+    receipts: int
+    new: int
+    settled: int
+    reopened: int
+    orphans: int
+    unaccounted: int
+
+
+def utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment else None
+
+
+def naive(moment: datetime | None) -> datetime | None:
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment else None
+
+
+def entry(row: Any) -> Entry:
+    """A row of `objects`."""
+    values: dict[str, Any] = dict(row._mapping)
+    for name in ("modified", "first_seen", "updated", "ready_at", "due", "receipt_at", "after"):
+        values[name] = utc(values[name])
+    place = ("bucket", "key", "etag", "size", "version_id", "modified")
+    values["ref"] = ObjectRef(*(values[name] for name in place))
+    values["fate"] = Fate(values["fate"])
+    return Entry(**{name: values[name] for name in _FIELDS})
+
+
+_FIELDS = tuple(field.name for field in fields(Entry))

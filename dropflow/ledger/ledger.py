@@ -1,0 +1,354 @@
+"""Objects and their fates: every change of a fate goes through here or through the outbox."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from dropflow.ledger.database import Database, now
+from dropflow.ledger.entries import SEEN_AGAIN, SETTLED, Entry, Fate, Outcome, entry, naive, utc
+from dropflow.ledger.outbox import Outbox
+from dropflow.ledger.tables import objects, story, unreadable
+from dropflow.ledger.watch import Watch
+from dropflow.objects import ObjectCreated, ObjectRef
+
+MOST_UNREADABLE = 10_000
+LONGEST_UNREADABLE = 64 * 1024
+"""Bytes kept of a body that could not be read: enough to see what it was."""
+_UNSET = {
+    "dataset": "",
+    "fate": Fate.PENDING.value,
+    "reason": "",
+    "ready_at": None,
+    "deliveries": 0,
+    "event_id": None,
+    "look_at": None,
+    "due": None,
+    "force": False,
+    "after": None,
+}
+_NEW = {**_UNSET, "receipt_at": None, "output_bucket": "", "output_key": "", "output_etag": ""}
+
+
+def _same(ref: ObjectRef) -> sa.ColumnElement[bool]:
+    return sa.and_(objects.c.bucket == ref.bucket, objects.c.key == ref.key, objects.c.etag == ref.etag)
+
+
+class Ledger:
+    """Objects and their fates in a database. Every method is one transaction; safe across threads.
+
+    All methods raise TransientError when the database cannot be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open, and create or migrate. Raises LedgerError."""
+        self.database = Database(url)
+        self.outbox = Outbox(self.database)
+        self.watch = Watch(self.database)
+        self._upsert = self._insert_or_reopen()
+
+    @property
+    def gone(self) -> bool:
+        return self.database.gone
+
+    def close(self) -> None:
+        self.database.close()
+
+    def record(self, created: Iterable[ObjectCreated], outcomes: Iterable[Outcome] = ()) -> int:
+        """Store what is new as pending; returns how many are.
+
+        A known object keeps its fate, unless its key held other bytes since, or it had vanished: then
+        it is pending again. `outcomes` settle in the same transaction: nobody sees these pending.
+        """
+        moment = now()
+        rows = [
+            {
+                **_NEW,
+                "bucket": c.ref.bucket,
+                "key": c.ref.key,
+                "etag": c.ref.etag,
+                "version_id": c.ref.version_id,
+                "size": c.ref.size,
+                "modified": naive(c.ref.modified),
+                "source": c.source,
+                "first_seen": moment,
+                "updated": moment,
+            }
+            for c in created
+        ]
+        if not rows:
+            return 0
+        with self.database.write() as db:
+            new = db.execute(self._upsert, rows).rowcount
+            return new - len(self._settle(db, outcomes))
+
+    def _insert_or_reopen(self) -> Any:
+        new = self.database.insert(objects)
+        settled = ", ".join(f"'{fate}'" for fate in SETTLED)
+        return new.on_conflict_do_update(
+            index_elements=["bucket", "key", "etag"],
+            set_={
+                **_UNSET,
+                "reason": SEEN_AGAIN,
+                "modified": new.excluded.modified,
+                "first_seen": new.excluded.first_seen,
+                "updated": new.excluded.updated,
+            },
+            # As text: SQLAlchemy does not correlate a subquery with the row in conflict.
+            where=sa.text(
+                f"objects.fate IN ({settled}) AND ("  # noqa: S608 - constants
+                "(objects.fate = 'ignored' AND objects.dataset <> '') OR "
+                "EXISTS (SELECT 1 FROM objects AS newer WHERE newer.bucket = objects.bucket"
+                " AND newer.key = objects.key AND newer.etag <> '' AND newer.etag <> objects.etag"
+                " AND newer.first_seen > objects.first_seen))"
+            ),
+        )
+
+    def unmatched(self, limit: int) -> list[Entry]:
+        """Pending objects whose dataset is not known yet, the longest waiting first."""
+        query = sa.select(objects).where(objects.c.fate == Fate.PENDING.value, objects.c.dataset == "")
+        with self.database.read() as db:
+            return [entry(row) for row in db.execute(query.order_by(objects.c.updated).limit(limit))]
+
+    def match(self, found: Iterable[tuple[Entry, str, datetime | None]]) -> None:
+        """Note the dataset of pending entries and when they may leave; None: when the marker comes."""
+        rows = [
+            {"row": e.id, "dataset": dataset, "ready_at": naive(ready), "reason": "" if ready else "marker"}
+            for e, dataset, ready in found
+        ]
+        change = sa.update(objects).where(
+            objects.c.id == sa.bindparam("row"), objects.c.fate == Fate.PENDING.value
+        )
+        if rows:
+            with self.database.write() as db:
+                db.execute(change, rows)
+
+    def awaiting_marker(self, limit: int) -> list[Entry]:
+        query = sa.select(objects).where(
+            objects.c.fate == Fate.PENDING.value, objects.c.dataset != "", objects.c.ready_at.is_(None)
+        )
+        with self.database.read() as db:
+            return [entry(row) for row in db.execute(query.order_by(objects.c.updated).limit(limit))]
+
+    def resolve(self, unresolved: ObjectRef, ref: ObjectRef | None) -> None:
+        """Replace an entry without etag by the object as the store knows it; None: it is gone."""
+        with self.database.write() as db:
+            row = db.execute(sa.select(objects).where(_same(unresolved))).one_or_none()
+            if row is None:
+                return
+            db.execute(sa.delete(objects).where(objects.c.id == row.id))
+            if ref is not None:
+                known = {n: v for n, v in row._mapping.items() if n != "id"}
+                found = {"etag": ref.etag, "size": ref.size, "version_id": ref.version_id}
+                db.execute(self._upsert, [{**known, **found, "modified": naive(ref.modified)}])
+
+    def postpone(self, found: Entry, reason: str) -> None:
+        """Leave it pending, behind all others."""
+        self._change([found.id], {"reason": reason}, story_too=False)
+
+    def ignore(self, ids: Collection[int], reason: str, dataset: str = "") -> None:
+        values = {"fate": Fate.IGNORED.value, "reason": reason, "dataset": dataset, "look_at": None}
+        self._change(ids, values)
+
+    def fail(self, ids: Collection[int], reason: str) -> None:
+        self._change(ids, {"fate": Fate.FAILED.value, "reason": reason, "look_at": None})
+
+    def reopen(self, ids: Collection[int], reason: str, *, force: bool = False) -> None:
+        """Make them pending again, to be delivered as if they were new."""
+        values = {**_UNSET, "force": force, "first_seen": objects.c.first_seen}
+        del values["reason"]
+        self._change(ids, {**values, "reason": reason})
+
+    def replay(self, ids: Collection[int], *, force: bool) -> None:
+        """Deliver again although there may be a receipt: only a later one settles them."""
+        values = {**_UNSET, "after": sa.func.coalesce(objects.c.receipt_at, now()), "force": force}
+        self._change(ids, {**values, "reason": "replayed"})
+
+    def accept_older(self, ids: Collection[int]) -> None:
+        """A replay has found nothing to do: the receipt from before settles after all."""
+        self._change(ids, {"after": None}, story_too=False)
+
+    def rematch(self) -> None:
+        """Datasets may have changed: match again what was ignored for want of one, and what waits."""
+        ignored = sa.and_(objects.c.fate == Fate.IGNORED.value, objects.c.dataset == "")
+        waiting = sa.and_(objects.c.fate == Fate.PENDING.value, objects.c.dataset != "")
+        values = {"fate": Fate.PENDING.value, "dataset": "", "reason": "", "updated": now()}
+        with self.database.write() as db:
+            db.execute(sa.update(objects).where(sa.or_(ignored, waiting)).values(**values))
+
+    def orphaned(self, datasets: Collection[str]) -> int:
+        """Reopen what was dispatched to a dataset that is no more; returns how many."""
+        gone = sa.and_(objects.c.fate == Fate.DISPATCHED.value, objects.c.dataset.not_in(datasets))
+        with self.database.write() as db:
+            values = {**_UNSET, "updated": now()}
+            return db.execute(sa.update(objects).where(gone).values(**values)).rowcount
+
+    def _change(self, ids: Collection[int], values: dict[str, Any], *, story_too: bool = True) -> None:
+        if not ids:
+            return
+        moment = now()
+        with self.database.write() as db:
+            chosen = objects.c.id.in_(ids)
+            db.execute(sa.update(objects).where(chosen).values(**values, updated=moment))
+            if story_too:
+                what = f"{values['fate']}: {values['reason']}"
+                db.execute(sa.insert(story), [{"object_id": i, "at": moment, "what": what} for i in ids])
+
+    def settle(self, outcomes: Iterable[Outcome]) -> list[tuple[Entry, Outcome]]:
+        """Give objects the fate of their receipt; returns those whose fate changed.
+
+        An older receipt never replaces a newer one; a replayed object waits for a newer one. Other
+        versions of the key that still wait are looked at next: they may have been overwritten.
+        """
+        with self.database.write() as db:
+            return self._settle(db, outcomes)
+
+    def _settle(self, db: sa.Connection, outcomes: Iterable[Outcome]) -> list[tuple[Entry, Outcome]]:
+        by_key: dict[tuple[str, str], list[Outcome]] = {}
+        for outcome in outcomes:
+            by_key.setdefault((outcome.ref.bucket, outcome.ref.key), []).append(outcome)
+        moment = now()
+        changed: list[tuple[Entry, Outcome]] = []
+        siblings: list[int] = []
+        for found in self._with_keys(db, list(by_key)):
+            for outcome in by_key[found.ref.bucket, found.ref.key]:
+                if outcome.ref.etag == found.ref.etag and _news(found, outcome):
+                    changed.append((found, outcome))
+                elif outcome.ref.etag != found.ref.etag and found.fate is Fate.DISPATCHED:
+                    siblings.append(found.id)
+        if changed:
+            db.execute(_SETTLE, [_settled(found, outcome, moment) for found, outcome in changed])
+            told = [(f.id, f"{o.fate}: {o.reason}") for f, o in changed]
+            db.execute(sa.insert(story), [{"object_id": i, "at": moment, "what": what} for i, what in told])
+        if siblings:
+            db.execute(sa.update(objects).where(objects.c.id.in_(siblings)).values(look_at=moment))
+        return changed
+
+    def _with_keys(self, db: sa.Connection, keys: list[tuple[str, str]]) -> list[Entry]:
+        found: list[Entry] = []
+        for bucket in {bucket for bucket, _ in keys}:
+            names = [key for b, key in keys if b == bucket]
+            query = sa.select(objects).where(objects.c.bucket == bucket, objects.c.key.in_(names))
+            found += [entry(row) for row in db.execute(query)]
+        return found
+
+    def lookup(self, bucket: str, keys: list[str]) -> dict[tuple[str, str], Entry]:
+        """Entries by key and etag."""
+        with self.database.read() as db:
+            found = self._with_keys(db, [(bucket, key) for key in keys])
+        return {(e.ref.key, e.ref.etag): e for e in found}
+
+    def outputs(self, keys: list[str]) -> set[tuple[str, str, str]]:
+        """Bucket, key and etag of the outputs, of these keys, that settled objects have."""
+        query = sa.select(objects.c.output_bucket, objects.c.output_key, objects.c.output_etag)
+        with self.database.read() as db:
+            found = db.execute(query.where(objects.c.output_key.in_(keys)))
+            return {(row.output_bucket, row.output_key, row.output_etag) for row in found}
+
+    def find(self, bucket: str, key: str) -> list[Entry]:
+        """Every known version of a key, newest first."""
+        query = sa.select(objects).where(objects.c.bucket == bucket, objects.c.key == key)
+        with self.database.read() as db:
+            return [entry(row) for row in db.execute(query.order_by(objects.c.first_seen.desc()))]
+
+    def search(
+        self,
+        *,
+        dataset: str | None = None,
+        fates: Collection[Fate] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[Entry]:
+        """Entries of a dataset, with one of these fates, first seen in this time; in order of keys."""
+        query = sa.select(objects)
+        if dataset is not None:
+            query = query.where(objects.c.dataset == dataset)
+        if fates:
+            query = query.where(objects.c.fate.in_([fate.value for fate in fates]))
+        if since:
+            query = query.where(objects.c.first_seen >= naive(since))
+        if until:
+            query = query.where(objects.c.first_seen < naive(until))
+        with self.database.read() as db:
+            ordered = query.order_by(objects.c.bucket, objects.c.key, objects.c.first_seen)
+            for row in db.execution_options(yield_per=1000).execute(ordered):
+                yield entry(row)
+
+    def story(self, found: Entry) -> list[tuple[datetime, str]]:
+        """What happened to the object, with times, the oldest first."""
+        query = sa.select(story.c.at, story.c.what).where(story.c.object_id == found.id).order_by(story.c.id)
+        with self.database.read() as db:
+            return [(utc(row.at) or row.at, row.what) for row in db.execute(query)]
+
+    def counts(self) -> dict[str, dict[Fate, int]]:
+        """Number of objects by dataset ("" for none yet) and fate."""
+        query = sa.select(objects.c.dataset, objects.c.fate, sa.func.count())
+        counts: dict[str, dict[Fate, int]] = {}
+        with self.database.read() as db:
+            for dataset, fate, number in db.execute(query.group_by(objects.c.dataset, objects.c.fate)):
+                counts.setdefault(dataset, {})[Fate(fate)] = number
+        return counts
+
+    def oldest(self, *fates: Fate) -> datetime | None:
+        """When the object longest in one of these fates was first seen."""
+        query = sa.select(sa.func.min(objects.c.first_seen))
+        with self.database.read() as db:
+            return utc(db.execute(query.where(objects.c.fate.in_([f.value for f in fates]))).scalar_one())
+
+    def keep_unreadable(self, body: bytes, reason: str) -> None:
+        """Store a notification that could not be read, once per distinct body; the oldest make room."""
+        values = {
+            "id": hashlib.sha256(body).hexdigest(),
+            "body": body[:LONGEST_UNREADABLE],
+            "reason": reason.replace("\0", ""),
+            "received": now(),
+        }
+        with self.database.write() as db:
+            db.execute(self.database.insert(unreadable).on_conflict_do_nothing(), values)
+            extra = db.execute(sa.select(sa.func.count()).select_from(unreadable)).scalar_one()
+            if extra > MOST_UNREADABLE:
+                oldest = sa.select(unreadable.c.id).order_by(unreadable.c.received)
+                db.execute(
+                    sa.delete(unreadable).where(unreadable.c.id.in_(oldest.limit(extra - MOST_UNREADABLE)))
+                )
+
+    def unreadable(self) -> int:
+        with self.database.read() as db:
+            return db.execute(sa.select(sa.func.count()).select_from(unreadable)).scalar_one()
+
+
+_SETTLE = sa.update(objects).where(objects.c.id == sa.bindparam("row"))
+
+
+def _settled(found: Entry, outcome: Outcome, moment: datetime) -> dict[str, Any]:
+    return {
+        "row": found.id,
+        "dataset": outcome.dataset,
+        "fate": outcome.fate.value,
+        "reason": outcome.reason,
+        "updated": moment,
+        "look_at": None,
+        "due": None,
+        "force": False,
+        "after": None,
+        "receipt_at": naive(outcome.receipt_at),
+        "output_bucket": outcome.output_bucket,
+        "output_key": outcome.output_key,
+        "output_etag": outcome.output_etag,
+    }
+
+
+def _news(found: Entry, outcome: Outcome) -> bool:
+    if found.after:
+        return outcome.receipt_at > found.after
+    if found.fate not in (Fate.PROCESSED, Fate.REJECTED) or found.receipt_at is None:
+        return True
+    # Stores tell whole seconds: two receipts of one second differ in what they say.
+    same = (found.fate, found.reason, found.output_etag) == (
+        outcome.fate,
+        outcome.reason,
+        outcome.output_etag,
+    )
+    return outcome.receipt_at >= found.receipt_at and not same

@@ -1,0 +1,179 @@
+"""The outbox: objects are claimed for an event in one transaction, and the event is posted afterwards.
+
+Whoever dies in between leaves a delivery that is not posted; it is posted again under the same id,
+which Prefect takes for the same event.
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from dropflow.ledger.database import Database, now
+from dropflow.ledger.entries import Delivery, Entry, Fate, entry, naive
+from dropflow.ledger.tables import deliveries, objects, story
+from dropflow.objects import ObjectRef
+
+SIZES = (500, 100, 10, 1)
+"""Objects in a first, second, … delivery: one that kills its run is alone in the end."""
+MOST_KEY_BYTES = 200_000
+"""Of one delivery's keys: Prefect refuses run parameters over 512 KiB."""
+LEASE = timedelta(seconds=15)
+"""A delivery not posted for so long has lost its listener."""
+
+
+class Outbox:
+    """Deliveries: claimed, posted, looked after, given up."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, dataset: str, holder: str, most_in_flight: int) -> Delivery | None:
+        """Take what waits for the dataset; None when nothing does, or enough is in flight already."""
+        moment = now()
+        waiting = sa.and_(
+            objects.c.fate == Fate.PENDING.value,
+            objects.c.dataset == dataset,
+            objects.c.ready_at <= moment,
+        )
+        ordered = sa.select(objects).where(waiting).order_by(objects.c.ready_at, objects.c.id)
+        with self._database.write() as db:
+            if not self._database.is_sqlite:
+                # Two listeners counting at once would both find room for one more.
+                db.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(dataset))))
+            if self._in_flight(db, dataset) >= most_in_flight:
+                return None
+            first = db.execute(ordered.limit(1)).one_or_none()
+            if first is None:
+                return None
+            alike = sa.and_(objects.c.deliveries == first.deliveries, objects.c.force == first.force)
+            size = SIZES[min(first.deliveries, len(SIZES) - 1)]
+            chosen = _fitting([entry(row) for row in db.execute(ordered.where(alike).limit(size))])
+            delivery = Delivery(
+                str(uuid4()), dataset, first.deliveries + 1, first.force, [e.ref for e in chosen]
+            )
+            db.execute(
+                sa.insert(deliveries).values(
+                    id=delivery.id,
+                    dataset=dataset,
+                    number=delivery.number,
+                    objects=len(chosen),
+                    force=delivery.force,
+                    created=moment,
+                    holder=holder,
+                    claimed=moment,
+                )
+            )
+            db.execute(
+                sa.update(objects)
+                .where(objects.c.id.in_([e.id for e in chosen]))
+                .values(
+                    fate=Fate.DISPATCHED.value,
+                    reason="event is being posted",
+                    updated=moment,
+                    deliveries=delivery.number,
+                    event_id=delivery.id,
+                    look_at=None,
+                    due=None,
+                )
+            )
+            what = f"delivery {delivery.number}: event {delivery.id} with {len(chosen)} objects for {dataset}"
+            db.execute(sa.insert(story), [{"object_id": e.id, "at": moment, "what": what} for e in chosen])
+            return delivery
+
+    def _in_flight(self, db: sa.Connection, dataset: str) -> int:
+        query = sa.select(sa.func.count(sa.distinct(objects.c.event_id))).where(
+            objects.c.fate == Fate.DISPATCHED.value, objects.c.dataset == dataset
+        )
+        return db.execute(query).scalar_one()
+
+    def unposted(self, holder: str) -> list[Delivery]:
+        """Deliveries claimed but not posted: our own, and those whose listener is gone."""
+        moment = now()
+        ours = sa.or_(deliveries.c.holder == holder, deliveries.c.claimed < moment - LEASE)
+        query = sa.select(deliveries).where(deliveries.c.posted.is_(None), ours)
+        with self._database.write() as db:
+            rows = db.execute(query.with_for_update(skip_locked=True)).all()
+            if not rows:
+                return []
+            taken = deliveries.c.id.in_([row.id for row in rows])
+            db.execute(sa.update(deliveries).where(taken).values(holder=holder, claimed=moment))
+            return [
+                Delivery(row.id, row.dataset, row.number, row.force, self._refs(db, row.id)) for row in rows
+            ]
+
+    def _refs(self, db: sa.Connection, event_id: str) -> list[ObjectRef]:
+        inside = sa.and_(objects.c.event_id == event_id, objects.c.fate == Fate.DISPATCHED.value)
+        return [entry(row).ref for row in db.execute(sa.select(objects).where(inside))]
+
+    def posted(self, delivery: Delivery, look_at: datetime, due: datetime) -> None:
+        """Note that Prefect has taken the event, and when to look after its objects."""
+        inside = sa.and_(objects.c.event_id == delivery.id, objects.c.fate == Fate.DISPATCHED.value)
+        with self._database.write() as db:
+            db.execute(sa.update(deliveries).where(deliveries.c.id == delivery.id).values(posted=now()))
+            db.execute(
+                sa.update(objects)
+                .where(inside)
+                .values(reason="event posted", look_at=naive(look_at), due=naive(due))
+            )
+
+    def posted_at(self, event_ids: Collection[str]) -> dict[str, datetime]:
+        query = sa.select(deliveries.c.id, deliveries.c.posted).where(
+            deliveries.c.id.in_(event_ids), deliveries.c.posted.is_not(None)
+        )
+        with self._database.read() as db:
+            return {row.id: row.posted.replace(tzinfo=UTC) for row in db.execute(query)}
+
+    def to_look_after(self, limit: int, again: timedelta) -> list[Entry]:
+        """Dispatched objects whose time to be looked at has come; they come again after `again`."""
+        moment = now()
+        ripe = sa.and_(objects.c.fate == Fate.DISPATCHED.value, objects.c.look_at <= moment)
+        query = sa.select(objects).where(ripe).order_by(objects.c.look_at).limit(limit)
+        with self._database.write() as db:
+            found = [entry(row) for row in db.execute(query.with_for_update(skip_locked=True))]
+            if found:
+                ids = [e.id for e in found]
+                db.execute(sa.update(objects).where(objects.c.id.in_(ids)).values(look_at=moment + again))
+            return found
+
+    def wait_on(self, ids: Collection[int], look_at: datetime, due: datetime, reason: str) -> None:
+        """Somebody is at work on them: ask again later."""
+        values = {"look_at": naive(look_at), "due": naive(due), "reason": reason}
+        self._change(ids, values)
+
+    def redeliver(self, ids: Collection[int], reason: str, ready_at: datetime) -> None:
+        """Nobody is at work on them: they leave again with a new event."""
+        values = {"fate": Fate.PENDING.value, "reason": reason, "ready_at": naive(ready_at), "look_at": None}
+        self._change(ids, values, what=f"to be delivered again: {reason}")
+
+    def _change(self, ids: Collection[int], values: Mapping[str, object], what: str = "") -> None:
+        if not ids:
+            return
+        moment = now()
+        # What was settled meanwhile stays so.
+        chosen = sa.and_(objects.c.id.in_(ids), objects.c.fate == Fate.DISPATCHED.value)
+        with self._database.write() as db:
+            if what:
+                told = sa.select(objects.c.id, sa.literal(moment), sa.literal(what)).where(chosen)
+                db.execute(sa.insert(story).from_select(["object_id", "at", "what"], told))
+            db.execute(sa.update(objects).where(chosen).values(**values, updated=moment))
+
+    def counts(self) -> tuple[int, int]:
+        """Events posted so far, and how many of them were deliveries after the first."""
+        query = sa.select(
+            sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((deliveries.c.number > 1, 1), else_=0)), 0)
+        ).where(deliveries.c.posted.is_not(None))
+        with self._database.read() as db:
+            posted, again = db.execute(query).one()
+        return posted, again
+
+
+def _fitting(entries: list[Entry]) -> list[Entry]:
+    """As many of the entries, at least one, as one delivery's keys may take."""
+    room = MOST_KEY_BYTES
+    for number, found in enumerate(entries):
+        room -= len(found.ref.key.encode()) + 100
+        if room < 0 and number:
+            return entries[:number]
+    return entries

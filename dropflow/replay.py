@@ -1,0 +1,74 @@
+"""Deliver objects again: choose them by key, dataset, fate or time."""
+
+from collections.abc import Collection, Iterator
+from datetime import datetime
+
+from wcmatch import glob
+
+from dropflow.datasets import Datasets
+from dropflow.errors import SettingsError
+from dropflow.ledger import Entry, Fate, Ledger
+
+GLOB = glob.GLOBSTAR | glob.BRACE | glob.DOTGLOB | glob.FORCEUNIX | glob.CASE
+BATCH = 500
+
+
+def choose(
+    ledger: Ledger,
+    datasets: Datasets,
+    patterns: Collection[str],
+    *,
+    dataset: str | None = None,
+    fates: Collection[Fate] = (),
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Iterator[Entry]:
+    """The newest version of each key that is asked for. Raises SettingsError when nothing is.
+
+    A pattern is a key, s3://bucket/key, or a glob of either. What is in flight is left alone.
+    """
+    if not (patterns or dataset or fates or since or until):
+        raise SettingsError(
+            "what is to be replayed? Give keys or globs, --dataset, --failed, --rejected or --since"
+        )
+    if dataset:
+        datasets[dataset]  # an unknown one is named
+    wanted = [f"{bucket}/{key}" for p in patterns for bucket, key in _places(p, datasets)]
+    newest: Entry | None = None
+    found = ledger.search(dataset=dataset, fates=fates, since=since, until=until)
+    for entry in found:
+        if newest and (newest.ref.bucket, newest.ref.key) != (entry.ref.bucket, entry.ref.key):
+            yield from _if_settled(newest)
+            newest = None
+        path = f"{entry.ref.bucket}/{entry.ref.key}"
+        if entry.dataset and (not wanted or any(_matches(path, pattern) for pattern in wanted)):
+            newest = entry
+    if newest:
+        yield from _if_settled(newest)
+
+
+def replay(ledger: Ledger, entries: Collection[Entry], *, force: bool) -> None:
+    """Make them pending again, however often they were delivered."""
+    ids = [entry.id for entry in entries]
+    for start in range(0, len(ids), BATCH):
+        ledger.replay(ids[start : start + BATCH], force=force)
+
+
+def _if_settled(entry: Entry) -> Iterator[Entry]:
+    if entry.fate not in (Fate.PENDING, Fate.DISPATCHED):
+        yield entry
+
+
+def _places(pattern: str, datasets: Datasets) -> list[tuple[str, str]]:
+    """Bucket and key, or key glob, of a pattern: without s3:// it may be in any raw bucket."""
+    if pattern.startswith("s3://"):
+        bucket, _, key = pattern.removeprefix("s3://").partition("/")
+        return [(bucket, key)]
+    found = [(bucket, pattern) for bucket in datasets.raw_buckets]
+    bucket, slash, key = pattern.partition("/")
+    return [*found, (bucket, key)] if slash and bucket in datasets.raw_buckets else found
+
+
+def _matches(path: str, pattern: str) -> bool:
+    # Literally first: keys may hold any of the characters that globs are made of.
+    return path == pattern or glob.globmatch(path, pattern, flags=GLOB)

@@ -1,0 +1,157 @@
+"""Where everything stands, from the ledger: what `dropflow status` shows."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from dropflow.ledger import Fate, Ledger, Listening, Source, SweepReport
+
+COLUMNS = ("seen", *(fate.value for fate in Fate))
+IN_FLIGHT = (Fate.PENDING, Fate.DISPATCHED)
+
+
+@dataclass(frozen=True)
+class Status:
+    """A moment's view. `unaccounted` is None until a sweep has compared ledger and bucket."""
+
+    at: datetime
+    datasets: dict[str, dict[str, int]]
+    unaccounted: int | None
+    oldest_in_flight: datetime | None
+    sweep: SweepReport | None
+    sources: list[Source]
+    listeners: list[Listening]
+    events: int
+    redelivered: int
+    unreadable: int
+
+    @property
+    def sums(self) -> dict[str, int]:
+        return {name: sum(counts[name] for counts in self.datasets.values()) for name in COLUMNS}
+
+    def to_json(self) -> dict[str, Any]:
+        sweep = self.sweep
+        age = (self.at - self.oldest_in_flight).total_seconds() if self.oldest_in_flight else None
+        return {
+            **self.sums,
+            "unaccounted": self.unaccounted,
+            "oldest_in_flight_seconds": round(age, 1) if age is not None else None,
+            "datasets": self.datasets,
+            "last_sweep": {
+                "started": sweep.started,
+                "seconds": round(sweep.seconds, 2),
+                "objects": sweep.objects,
+                "receipts": sweep.receipts,
+                "new": sweep.new,
+                "settled": sweep.settled,
+                "reopened": sweep.reopened,
+                "orphans": sweep.orphans,
+            }
+            if sweep
+            else None,
+            "sources": [
+                {"listener": s.listener, "name": s.name, "live": s.live, "since": s.since, "detail": s.detail}
+                for s in self.sources
+            ],
+            "listeners": [
+                {"id": one.id, "name": one.name, "started": one.started, "heartbeat": one.heartbeat}
+                for one in self.listeners
+            ],
+            "events_posted": self.events,
+            "events_redelivered": self.redelivered,
+            "unreadable_notifications": self.unreadable,
+        }
+
+
+def read_status(ledger: Ledger) -> Status:
+    """Raises TransientError."""
+    sweep = ledger.watch.last_sweep()
+    posted, again = ledger.outbox.counts()
+    datasets = {
+        name: {"seen": sum(counts.values()), **{fate.value: counts.get(fate, 0) for fate in Fate}}
+        for name, counts in sorted(ledger.counts().items())
+    }
+    return Status(
+        at=datetime.now(UTC),
+        datasets=datasets,
+        unaccounted=sweep.unaccounted if sweep else None,
+        oldest_in_flight=ledger.oldest(*IN_FLIGHT),
+        sweep=sweep,
+        sources=ledger.watch.sources(),
+        listeners=ledger.watch.listeners(),
+        events=posted,
+        redelivered=again,
+        unreadable=ledger.unreadable(),
+    )
+
+
+def render(status: Status) -> RenderableType:
+    """For a terminal."""
+    parts: list[RenderableType] = []
+    if status.datasets:
+        parts.append(_counts(status))
+    else:
+        parts.append("No object seen yet: drop one with [bold]dropflow drop FILE --dataset NAME[/].")
+    if status.unaccounted is None:
+        parts.append("unaccounted  [yellow]unknown[/] until the first sweep has ended")
+    else:
+        style = "red" if status.unaccounted else "green"
+        parts.append(f"unaccounted  [{style}]{status.unaccounted:,}[/]")
+    if status.oldest_in_flight:
+        parts.append(f"oldest in flight  {age(status.at - status.oldest_in_flight)}")
+    if status.sweep:
+        parts.append(_sweep(status.sweep, status.at))
+    parts.append(f"events  {status.events:,} posted, {status.redelivered:,} of them redelivered")
+    parts += [_source(source, status.at) for source in status.sources]
+    if not status.sources:
+        parts.append("[yellow]No listener is running[/]: start one with [bold]dropflow up[/] or `listen`.")
+    if status.unreadable:
+        parts.append(f"{status.unreadable:,} notifications could not be read; they are kept in the ledger")
+    return Group(*parts)
+
+
+def _counts(status: Status) -> Table:
+    table = Table("dataset", *COLUMNS)
+    for name, counts in status.datasets.items():
+        table.add_row(name or "(none)", *(f"{counts[column]:,}" for column in COLUMNS))
+    if len(status.datasets) > 1:
+        table.add_section()
+        table.add_row("all", *(f"{status.sums[column]:,}" for column in COLUMNS))
+    return table
+
+
+def _sweep(sweep: SweepReport, now: datetime) -> str:
+    found = ", ".join(
+        f"{number:,} {what}"
+        for what, number in (
+            ("new", sweep.new),
+            ("settled", sweep.settled),
+            ("reopened", sweep.reopened),
+            ("orphaned outputs", sweep.orphans),
+        )
+        if number
+    )
+    return (
+        f"last sweep  {age(now - sweep.started)} ago, {sweep.seconds:.1f} s: {sweep.objects:,} objects, "
+        f"{sweep.receipts:,} receipts; found {found or 'nothing new'}"
+    )
+
+
+def _source(source: Source, now: datetime) -> str:
+    state = "[green]live[/]" if source.live else "[red]not live[/]"
+    detail = f" ({escape(source.detail)})" if source.detail else ""
+    return f"{escape(source.name)}  {state} for {age(now - source.since)}{detail}"
+
+
+def age(span: Any) -> str:
+    """12 s, 3 min, 2.5 h, 3.1 days."""
+    seconds = max(0.0, span.total_seconds())
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"

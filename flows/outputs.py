@@ -1,0 +1,83 @@
+"""Outputs: the one prepared object of a key, replaced only by compare-and-swap. No Prefect here.
+
+A slow run of old bytes must not replace the output of newer ones, and two runs of the same bytes must
+make one output. So a write names what it replaces, and looks at the raw object after that: whoever
+loses looks again.
+"""
+
+from dropflow.crashpoints import Point, reached
+from dropflow.datasets import Dataset
+from dropflow.errors import AlreadyExistsError, ObjectMissingError, TransientError
+from dropflow.objects import ObjectRef
+from dropflow.receipts import FINGERPRINT, MOST_RACES, RUN, SOURCE, is_orphan
+from dropflow.storage import ABSENT, ObjectStore, Stat
+
+CONTENT_TYPE = "application/vnd.apache.parquet"
+
+
+def publish(
+    store: ObjectStore,
+    dataset: Dataset,
+    ref: ObjectRef,
+    fingerprint: str,
+    run_id: str,
+    body: bytes,
+    force: bool,
+) -> ObjectRef | None:
+    """Write the output in one PUT; the output as it is there now.
+
+    What another run has made of the same bytes by the same recipe is taken over, unless `force`. None
+    when the raw object has been overwritten or deleted meanwhile. Raises TransientError.
+    """
+    bucket, key = dataset.output_bucket, dataset.output_key(ref.key)
+    metadata = {SOURCE: ref.etag, FINGERPRINT: fingerprint, RUN: run_id}
+    instead_of = ABSENT
+    for _ in range(MOST_RACES):
+        try:
+            output = store.put(bucket, key, body, CONTENT_TYPE, metadata=metadata, instead_of=instead_of)
+        except AlreadyExistsError:
+            there = _there(store, bucket, key)
+            if there is None:
+                instead_of = ABSENT
+                continue
+            if _same(there, metadata) and (not force or there.metadata.get(RUN) == run_id):
+                return there.ref
+            if not _current(store, ref):
+                return None
+            instead_of = there.ref.etag
+        else:
+            reached(Point.OUTPUT_WRITTEN)
+            return output
+    raise TransientError(f"the output of {ref.url} keeps changing: other runs write it, too")
+
+
+def remove_orphan(store: ObjectStore, dataset: Dataset, key: str, older_than: float) -> bool:
+    """Remove the key's output if the run that wrote it never committed a receipt.
+
+    One younger than `older_than` seconds may be about to get its receipt. Files that are none of ours
+    are left alone.
+    """
+    there = _there(store, dataset.output_bucket, dataset.output_key(key))
+    if there is None or not is_orphan(store, dataset, key, there) or there.age < older_than:
+        return False
+    store.delete(there.ref.bucket, there.ref.key)
+    reached(Point.ORPHAN_REMOVED)
+    return True
+
+
+def _there(store: ObjectStore, bucket: str, key: str) -> Stat | None:
+    try:
+        return store.head(bucket, key)
+    except ObjectMissingError:
+        return None
+
+
+def _same(there: Stat, metadata: dict[str, str]) -> bool:
+    return all(there.metadata.get(name) == metadata[name] for name in (SOURCE, FINGERPRINT))
+
+
+def _current(store: ObjectStore, ref: ObjectRef) -> bool:
+    try:
+        return store.stat(ref.bucket, ref.key).etag == ref.etag
+    except ObjectMissingError:
+        return False

@@ -1,0 +1,92 @@
+"""The canary: an object dropped now and then, whose receipt shows that the whole path works."""
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dropflow.datasets import Dataset, Datasets, canary_prefix
+from dropflow.errors import DropflowError, SettingsError
+from dropflow.objects import ObjectRef
+from dropflow.receipts import read_receipt, receipt_prefix
+from dropflow.settings import Settings
+from dropflow.storage import ObjectStore
+from listeners.alerts import Alerts
+
+log = logging.getLogger(__name__)
+
+POLL = 1.0
+SUBJECT = "Canary: no receipt"
+
+
+class Canary:
+    """Drops a known good file below the dataset's `_canary/`, awaits its receipt, cleans up."""
+
+    def __init__(
+        self, store: ObjectStore, dataset: Dataset, content: bytes, seconds: float, alerts: Alerts
+    ) -> None:
+        self._store = store
+        self._dataset = dataset
+        self._content = content
+        self._seconds = seconds
+        self._alerts = alerts
+        self._singing = True
+
+    async def run(self) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                await self._sing()
+            except DropflowError as error:
+                self._miss(str(error))
+            await asyncio.sleep(max(0.0, self._seconds - (time.monotonic() - started)))
+
+    async def _sing(self) -> None:
+        key = f"{canary_prefix(self._dataset)}{datetime.now(UTC):%Y%m%dT%H%M%S%f}.csv"
+        put = self._store.put
+        ref = await asyncio.to_thread(put, self._dataset.bucket, key, self._content, "text/csv")
+        deadline = time.monotonic() + self._seconds
+        while time.monotonic() < deadline:
+            receipt = await asyncio.to_thread(read_receipt, self._store, self._dataset, ref)
+            if receipt and receipt.fate == "processed":
+                if not self._singing:
+                    log.warning("the canary sings again")
+                self._singing = True
+                break
+            if receipt:
+                self._miss(f"{ref.url} was rejected: {receipt.reason}")
+                break
+            await asyncio.sleep(POLL)
+        else:
+            self._miss(f"{ref.url} has no receipt after {self._seconds:g} s: see `dropflow explain {key}`")
+        await asyncio.to_thread(self._clean_up, ref)
+
+    def _miss(self, why: str) -> None:
+        self._singing = False
+        self._alerts.alert(SUBJECT, why)
+
+    def _clean_up(self, ref: ObjectRef) -> None:
+        store, output_bucket = self._store, self._dataset.output_bucket
+        store.delete(ref.bucket, ref.key)
+        store.delete(output_bucket, self._dataset.output_key(ref.key))
+        for receipt in store.list(output_bucket, receipt_prefix(self._dataset, ref)):
+            store.delete(output_bucket, receipt.key)
+
+
+def make_canary(settings: Settings, datasets: Datasets, store: ObjectStore, alerts: Alerts) -> Canary | None:
+    """The canary that the settings ask for. Raises SettingsError or DatasetError."""
+    if settings.canary_dataset is None:
+        return None
+    dataset = datasets[settings.canary_dataset]
+    if settings.canary_file is None:
+        raise SettingsError("DROPFLOW_CANARY_DATASET needs DROPFLOW_CANARY_FILE, a good file of it")
+    try:
+        content = Path(settings.canary_file).read_bytes()
+    except OSError as error:
+        raise SettingsError(f"DROPFLOW_CANARY_FILE: {error}") from error
+    if not dataset.matches(dataset.bucket, f"{canary_prefix(dataset)}x.csv"):
+        raise SettingsError(
+            f"DROPFLOW_CANARY_DATASET: {dataset.match} takes no {canary_prefix(dataset)}x.csv"
+        )
+    return Canary(store, dataset, content, settings.canary_seconds, alerts)

@@ -1,0 +1,216 @@
+"""The settler closes the loop: dispatched objects get the fate of their receipt, or are delivered again."""
+
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from dropflow.crashpoints import Point, reached
+from dropflow.datasets import Datasets
+from dropflow.errors import ObjectMissingError, ReceiptError
+from dropflow.ledger import Entry, Fate, Ledger, Outcome
+from dropflow.objects import ObjectRef, printable
+from dropflow.prefect_api import PrefectApi, Run
+from dropflow.receipts import Receipt, latest_receipt, load_receipt, stands
+from dropflow.storage import ObjectStore
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8
+BATCH = 200
+LOOK_AGAIN = timedelta(seconds=10)
+BACKOFF = (0, 2, 10, 30)
+"""Seconds until a second, third, … delivery."""
+SLACK = timedelta(seconds=10)
+"""How far Prefect's clock may be off ours."""
+PERMANENT = "Failed"
+"""The state of a run that has met what trying again will not change."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often the loop tries before it asks, and before it gives up."""
+
+    receipt: timedelta = timedelta(seconds=20)
+    run: timedelta = timedelta(hours=1)
+    deliveries: int = 5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a look at a dispatched object has found."""
+
+    entry: Entry
+    outcome: Outcome | None = None
+    older: Outcome | None = None
+    """A receipt from before the object was replayed: it counts once a run has found nothing to do."""
+    gone: str = ""
+
+
+def outcome_of(own: ObjectRef, receipt: Receipt) -> Outcome:
+    """The fate that a receipt gives; `own` is the reference of the receipt itself."""
+    return Outcome(
+        ref=ObjectRef(receipt.bucket, receipt.key, receipt.etag),
+        dataset=receipt.dataset,
+        fate=Fate(receipt.fate),
+        reason=receipt.reason or f"{receipt.rows_in or 0:,} rows in, {receipt.rows_out or 0:,} out",
+        # The store's clock and whole seconds, as a GET tells them: comparable with each other.
+        receipt_at=(own.modified or receipt.written_at).replace(microsecond=0),
+        output_bucket=receipt.output_bucket,
+        output_key=receipt.output_key,
+        output_etag=receipt.output_etag,
+    )
+
+
+class Settler:
+    """Reads receipts, asks Prefect about those that do not come, gives up in the end."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        datasets: Datasets,
+        store: ObjectStore,
+        prefect: PrefectApi,
+        *,
+        patience: Patience = Patience(),
+        settled: Callable[[list[tuple[Entry, Outcome]]], None] = lambda _: None,
+        failed: Callable[[str, list[Entry], str], None] = lambda *_: None,
+    ) -> None:
+        """`settled` is told of changed fates, `failed` of dataset, objects and reason given up for."""
+        self._ledger = ledger
+        self._datasets = datasets
+        self._store = store
+        self._prefect = prefect
+        self._patience = patience
+        self._settled = settled
+        self._failed = failed
+        self._pool = ThreadPoolExecutor(AT_ONCE, "receipts")
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def settle(self, outcomes: Iterable[Outcome]) -> int:
+        """Give objects the fate of their receipt; returns how many changed."""
+        changed = self._ledger.settle(outcomes)
+        reached(Point.FATE_RECORDED)
+        for entry, outcome in changed:
+            log.info("%s %s", outcome.fate, printable(entry.ref.url))
+        if changed:
+            self._settled(changed)
+        return len(changed)
+
+    def read(self, told: Iterable[tuple[str, str]]) -> int:
+        """Read the receipts, given by bucket and key, that notifications told of."""
+        found = self._pool.map(self._read, told)
+        return self.settle([outcome for outcome in found if outcome])
+
+    def _read(self, told: tuple[str, str]) -> Outcome | None:
+        try:
+            return outcome_of(*load_receipt(self._store, *told))
+        except (ObjectMissingError, ReceiptError) as error:
+            # Not visible yet, or nonsense: who waits for it looks again, and is told then.
+            log.info("%s", error)
+            return None
+
+    def look(self) -> int:
+        """Look after dispatched objects whose time has come; returns how many there were."""
+        entries = self._ledger.outbox.to_look_after(BATCH, LOOK_AGAIN)
+        verdicts = list(self._pool.map(self._look, entries))
+        self.settle([v.outcome for v in verdicts if v.outcome])
+        for verdict in verdicts:
+            if verdict.gone and not verdict.outcome:
+                log.info("ignored %s: %s", printable(verdict.entry.ref.url), verdict.gone)
+                self._ledger.ignore([verdict.entry.id], verdict.gone, verdict.entry.dataset)
+        now = datetime.now(UTC)
+        waiting = [v for v in verdicts if not v.outcome and not v.gone]
+        late = [v for v in waiting if v.entry.due is None or v.entry.due <= now]
+        for dataset in {v.entry.dataset for v in late}:
+            self._ask(dataset, [v for v in late if v.entry.dataset == dataset])
+        return len(entries)
+
+    def _look(self, entry: Entry) -> Verdict:
+        dataset = self._datasets.by_name.get(entry.dataset)
+        if dataset is None:
+            return Verdict(entry)
+        try:
+            found = latest_receipt(self._store, dataset, entry.ref)
+        except ReceiptError as error:
+            return Verdict(entry, gone=str(error))
+        current = self._is_current(entry.ref)
+        if found is None:
+            gone = "" if current else "overwritten or deleted before it was prepared"
+            return Verdict(entry, gone=gone)
+        outcome = outcome_of(*found)
+        if entry.after and outcome.receipt_at <= entry.after:
+            return Verdict(entry, older=outcome)
+        # Bytes that are back after others have taken their place need their output made again.
+        if current and not stands(self._store, found[1]):
+            return Verdict(entry)
+        return Verdict(entry, outcome)
+
+    def _is_current(self, ref: ObjectRef) -> bool:
+        try:
+            return self._store.stat(ref.bucket, ref.key).etag == ref.etag
+        except ObjectMissingError:
+            return False
+
+    def _ask(self, dataset: str, late: list[Verdict]) -> None:
+        """No receipt in time: is a run at work? If not, deliver again, or give up."""
+        posted = self._ledger.outbox.posted_at({v.entry.event_id for v in late if v.entry.event_id})
+        first = min(posted.values(), default=datetime.now(UTC)) - SLACK
+        runs = self._prefect.runs_of(dataset, first)
+        waiting: dict[str, list[int]] = {}
+        again: dict[tuple[str, int], list[int]] = {}
+        failed: dict[str, list[Entry]] = {}
+        for verdict in late:
+            entry = verdict.entry
+            mine = [run for run in runs if entry.ref.key in run.keys]
+            working = next((run for run in mine if run.at_work(self._patience.run)), None)
+            if working:
+                waiting.setdefault(f"waits for run {working.id} ({working.state})", []).append(entry.id)
+                continue
+            since = posted.get(entry.event_id or "", first) - SLACK
+            ended = [run for run in mine if run.ended and run.expected >= since]
+            last = max(ended, key=lambda run: run.since, default=None)
+            if last and verdict.older and (last.type == "COMPLETED" or last.state == "Rejected"):
+                self._ledger.accept_older([entry.id])
+                self.settle([verdict.older])
+            elif reason := self._final(entry, last):
+                failed.setdefault(reason, []).append(entry)
+            else:
+                why = f"run {last.id} ended as {last.state}" if last else "no run came of the event"
+                again.setdefault((why, entry.deliveries), []).append(entry.id)
+        self._carry_out(dataset, waiting, again, failed)
+
+    def _final(self, entry: Entry, last: Run | None) -> str:
+        """Why nothing more is tried; "" while something is."""
+        if last and last.state == PERMANENT and len(last.keys) == 1:
+            return last.message
+        if entry.deliveries < self._patience.deliveries:
+            return ""
+        if last:
+            return f"{entry.deliveries} deliveries, the last run ended as {last.state}: {last.message}"
+        return (
+            f"{entry.deliveries} deliveries, and no run came of the last: is the automation "
+            f"'on arrival · {entry.dataset}' enabled?"
+        )
+
+    def _carry_out(
+        self,
+        dataset: str,
+        waiting: dict[str, list[int]],
+        again: dict[tuple[str, int], list[int]],
+        failed: dict[str, list[Entry]],
+    ) -> None:
+        now = datetime.now(UTC)
+        for reason, ids in waiting.items():
+            self._ledger.outbox.wait_on(ids, now + LOOK_AGAIN, now + self._patience.receipt, reason)
+        for (reason, number), ids in again.items():
+            log.warning("%d objects of %s are delivered again: %s", len(ids), dataset, reason)
+            wait = BACKOFF[min(number, len(BACKOFF)) - 1]
+            self._ledger.outbox.redeliver(ids, reason, now + timedelta(seconds=wait))
+        for reason, entries in failed.items():
+            log.error("%d objects of %s failed: %s", len(entries), dataset, printable(reason, 300))
+            self._ledger.fail([entry.id for entry in entries], reason)
+            self._failed(dataset, entries, reason)
