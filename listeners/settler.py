@@ -46,6 +46,7 @@ class Verdict:
     older: Outcome | None = None
     """A receipt from before the object was replayed: it counts once a run has found nothing to do."""
     gone: str = ""
+    broken: str = ""
 
 
 def outcome_of(own: ObjectRef, receipt: Receipt) -> Outcome:
@@ -119,11 +120,14 @@ class Settler:
         verdicts = list(self._pool.map(self._look, entries))
         self.settle([v.outcome for v in verdicts if v.outcome])
         for verdict in verdicts:
-            if verdict.gone and not verdict.outcome:
-                log.info("ignored %s: %s", printable(verdict.entry.ref.url), verdict.gone)
-                self._ledger.ignore([verdict.entry.id], verdict.gone, verdict.entry.dataset)
+            entry = verdict.entry
+            if verdict.gone:
+                log.info("ignored %s: %s", printable(entry.ref.url), verdict.gone)
+                self._ledger.ignore([entry.id], verdict.gone, entry.dataset)
+            if verdict.broken:
+                self._give_up(entry.dataset, [entry], verdict.broken)
         now = datetime.now(UTC)
-        waiting = [v for v in verdicts if not v.outcome and not v.gone]
+        waiting = [v for v in verdicts if not (v.outcome or v.gone or v.broken)]
         late = [v for v in waiting if v.entry.due is None or v.entry.due <= now]
         for dataset in {v.entry.dataset for v in late}:
             self._ask(dataset, [v for v in late if v.entry.dataset == dataset])
@@ -136,7 +140,7 @@ class Settler:
         try:
             found = latest_receipt(self._store, dataset, entry.ref)
         except ReceiptError as error:
-            return Verdict(entry, gone=str(error))
+            return Verdict(entry, broken=str(error))
         current = self._is_current(entry.ref)
         if found is None:
             gone = "" if current else "overwritten or deleted before it was prepared"
@@ -211,6 +215,9 @@ class Settler:
             wait = BACKOFF[min(number, len(BACKOFF)) - 1]
             self._ledger.outbox.redeliver(ids, reason, now + timedelta(seconds=wait))
         for reason, entries in failed.items():
-            log.error("%d objects of %s failed: %s", len(entries), dataset, printable(reason, 300))
-            self._ledger.fail([entry.id for entry in entries], reason)
-            self._failed(dataset, entries, reason)
+            self._give_up(dataset, entries, reason)
+
+    def _give_up(self, dataset: str, entries: list[Entry], reason: str) -> None:
+        log.error("%d objects of %s failed: %s", len(entries), dataset, printable(reason, 300))
+        self._ledger.fail([entry.id for entry in entries], reason)
+        self._failed(dataset, entries, reason)

@@ -1,36 +1,56 @@
-"""Ledger, intake, sweep and dispatcher together, against moto and a recording Prefect."""
+"""Intake, ledger, dispatcher, settler and sweep together, against moto and a Prefect that only remembers."""
 
 import asyncio
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
-from dropflow.datasets import Datasets, load_datasets
+from dropflow.datasets import Dataset, Datasets, Readiness, load_datasets
 from dropflow.errors import PermanentError, TransientError
-from dropflow.ledger import Fate, Ledger
+from dropflow.ledger import Entry, Fate, Ledger, SweepReport
 from dropflow.objects import ObjectCreated, ObjectRef
-from dropflow.receipts import Receipt, commit_receipt, receipt_key
+from dropflow.prefect_api import Run
+from dropflow.receipts import FINGERPRINT, SOURCE, Receipt, commit_receipt, receipt_key
 from dropflow.settings import PROJECT
 from dropflow.storage import ObjectStore
+from listeners import dispatcher as dispatching
+from listeners import settler as settling
 from listeners.dispatcher import Dispatcher
 from listeners.intake import Intake
+from listeners.settler import Patience, Settler
 from listeners.sweep import Sweep
+
+AT_ONCE = Patience(receipt=timedelta(0), run=timedelta(hours=1), deliveries=3)
 
 
 @dataclass
 class Prefect:
-    """Keeps the events it is given; raises `error` while it is set."""
+    """Keeps the events it is given, tells of the runs it is told to; raises `error` while it is set."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
     error: Exception | None = None
 
     def post_events(self, events: list[dict[str, Any]]) -> None:
         if self.error:
             raise self.error
         self.events += events
+
+    def runs_of(self, dataset: str, since: datetime) -> list[Run]:
+        if self.error:
+            raise self.error
+        return self.runs
+
+    def run(self, *keys: str, type: str = "RUNNING", state: str = "", message: str = "") -> None:
+        now = datetime.now(UTC)
+        self.runs = [
+            Run(f"run-{len(self.events)}", frozenset(keys), type, state or type.title(), message, now, now)
+        ]
+
+    def keys(self) -> list[list[str]]:
+        return [[found["key"] for found in event["payload"]["objects"]] for event in self.events]
 
 
 @dataclass
@@ -39,122 +59,229 @@ class Listener:
     datasets: Datasets
     store: ObjectStore
     prefect: Prefect
-    intake: Intake
     dispatcher: Dispatcher
+    settler: Settler
+    sweeper: Sweep
+    failed: list[tuple[str, str]]
+    orphans: list[str]
 
     def see(self, *refs: ObjectRef) -> int:
-        return asyncio.run(self.intake.record(ObjectCreated(ref, "webhook") for ref in refs))
+        return self.ledger.record(ObjectCreated(ref, "webhook") for ref in refs)
 
-    def sweep(self) -> int:
-        return asyncio.run(Sweep(self.store, self.datasets.raw_buckets, self.intake, 60).once())
+    def sweep(self) -> SweepReport:
+        report = self.sweeper.once()
+        assert report is not None
+        return report
 
-    def dispatch(self) -> None:
-        while self.dispatcher.dispatch():
-            pass
+    def put(self, key: str, content: bytes = b"x", bucket: str = "raw") -> ObjectRef:
+        return self.store.put(bucket, key, content, "text/csv")
+
+    def entry(self, key: str) -> Entry:
+        return self.ledger.find("raw", key)[0]
 
     def fate(self, key: str) -> tuple[Fate, str]:
-        entry = self.ledger.find("raw", key)[0]
+        entry = self.entry(key)
         return entry.fate, entry.reason
+
+    def receipt(self, ref: ObjectRef, *, force: bool = False, **fields: Any) -> Receipt:
+        place = {"dataset": "churn", "bucket": ref.bucket, "key": ref.key, "etag": ref.etag}
+        receipt = Receipt(**{**place, "fingerprint": "f", "fate": "processed", **fields})
+        assert commit_receipt(self.store, self.datasets["churn"], receipt, force=force)
+        return receipt
+
+    def output(self, ref: ObjectRef, content: bytes) -> dict[str, str]:
+        """Write the object's output; the receipt's fields that tell of it."""
+        key = self.datasets["churn"].output_key(ref.key)
+        metadata = {SOURCE: ref.etag, FINGERPRINT: "f"}
+        made = self.store.put("processed", key, content, "x/y", metadata=metadata)
+        return {"output_bucket": "processed", "output_key": key, "output_etag": made.etag}
+
+
+def make_listener(ledger: Ledger, store: Any, datasets: Datasets, **options: Any) -> Listener:
+    prefect = Prefect()
+    failed: list[tuple[str, str]] = []
+    orphans: list[str] = []
+    settler = Settler(
+        ledger,
+        datasets,
+        store,
+        prefect,  # type: ignore[arg-type]
+        patience=options.pop("patience", AT_ONCE),
+        failed=lambda dataset, entries, reason: failed.extend((e.ref.key, reason) for e in entries),
+    )
+    dispatcher = Dispatcher(
+        ledger,
+        datasets,
+        store,
+        prefect,  # type: ignore[arg-type]
+        listener="me",
+        receipt_seconds=0,
+        **options,
+    )
+    sweep = Sweep(
+        ledger,
+        datasets,
+        store,
+        settler,
+        listener="me",
+        orphan_seconds=0,
+        orphan_found=lambda _dataset, ref: orphans.append(ref.key),
+    )
+    return Listener(ledger, datasets, store, prefect, dispatcher, settler, sweep, failed, orphans)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "FIRST_LOOK", 0)
+    monkeypatch.setattr(dispatching, "PER_OBJECT", 0)
+    monkeypatch.setattr(settling, "LOOK_AGAIN", timedelta(0))
+    monkeypatch.setattr(settling, "BACKOFF", (0,))
 
 
 @pytest.fixture
 def listener(ledger: Ledger, store: ObjectStore) -> Listener:
-    datasets = load_datasets(PROJECT / "datasets")
-    prefect, intake = Prefect(), Intake(ledger, datasets)
-    dispatcher = Dispatcher(ledger, datasets, store, prefect, intake)  # type: ignore[arg-type]
-    return Listener(ledger, datasets, store, prefect, intake, dispatcher)
+    return make_listener(ledger, store, load_datasets(PROJECT / "datasets"))
+
+
+def with_readiness(ledger: Ledger, store: ObjectStore, **readiness: Any) -> Listener:
+    churn = load_datasets(PROJECT / "datasets")["churn"].model_copy(
+        update={"ready": Readiness(**readiness)}
+    )
+    return make_listener(ledger, store, Datasets({"churn": churn}))
 
 
 def test_an_object_becomes_one_event_that_carries_references_only(listener: Listener) -> None:
-    ref = listener.store.put("raw", "churn/fäil+name a&b.csv", b"secret content", "text/csv")
+    ref = listener.put("churn/fäil+name a&b.csv", b"secret content")
     assert listener.see(ref, ref) == 1
     assert listener.see(ref) == 0
-    listener.dispatch()
+    assert listener.dispatcher.dispatch() == 1
     (event,) = listener.prefect.events
     assert event["event"] == "object.created"
     assert event["resource"]["prefect.resource.id"] == "dropflow.dataset.churn"
-    assert [found["key"] for found in event["payload"]["objects"]] == [ref.key]
+    assert event["payload"]["objects"][0]["key"] == ref.key
+    assert event["payload"]["force"] is False
     assert "secret content" not in str(event)
     assert listener.fate(ref.key)[0] == Fate.DISPATCHED
+    assert listener.dispatcher.dispatch() == 0
 
 
 def test_what_only_the_sweep_saw_is_dispatched_once(listener: Listener) -> None:
     for key in ("churn/a.csv", "churn/b.csv"):
-        listener.store.put("raw", key, b"x", "text/csv")
-    assert listener.sweep() == 2
-    assert listener.sweep() == 0
-    listener.dispatch()
-    assert len(listener.prefect.events) == 2
+        listener.put(key)
+    assert listener.sweep().new == 2
+    assert listener.sweep().new == 0
+    listener.dispatcher.dispatch()
+    assert listener.prefect.keys() == [["churn/a.csv", "churn/b.csv"]]
+
+
+def test_while_runs_are_in_flight_arrivals_gather_into_one_event(
+    ledger: Ledger, store: ObjectStore
+) -> None:
+    listener = make_listener(ledger, store, load_datasets(PROJECT / "datasets"), runs_per_dataset=2)
+    refs = [listener.put(f"churn/{number}.csv", b"%d" % number) for number in range(6)]
+    for ref in refs:
+        listener.see(ref)
+        listener.dispatcher.dispatch()
+    assert listener.prefect.keys() == [["churn/0.csv"], ["churn/1.csv"]]
+    listener.receipt(refs[0])
+    listener.prefect.run("churn/1.csv")
+    listener.settler.look()
+    listener.dispatcher.dispatch()
+    assert listener.prefect.keys()[2:] == [[ref.key for ref in refs[2:]]]
 
 
 def test_an_overwritten_object_is_a_new_object(listener: Listener) -> None:
-    listener.store.put("raw", "churn/a.csv", b"1", "text/csv")
-    assert listener.sweep() == 1
-    listener.store.put("raw", "churn/a.csv", b"2", "text/csv")
-    assert listener.sweep() == 1
-    listener.dispatch()
-    assert len(listener.prefect.events) == 2
+    listener.put("churn/a.csv", b"1")
+    assert listener.sweep().new == 1
+    listener.put("churn/a.csv", b"2")
+    assert listener.sweep().new == 1
 
 
 def test_the_same_bytes_again_after_others_are_a_new_object(listener: Listener) -> None:
     for content in (b"A", b"B", b"A"):
-        ref = listener.store.put("raw", "churn/a.csv", content, "text/csv")
+        ref = listener.put("churn/a.csv", content)
         assert listener.see(ref) == 1
         assert listener.see(ref) == 0
-        listener.dispatch()
-        assert listener.fate("churn/a.csv")[0] == Fate.DISPATCHED
+        listener.dispatcher.dispatch()
+        listener.receipt(ref, force=True, **listener.output(ref, content + b"'"))
+        listener.settler.look()
+        assert listener.fate("churn/a.csv")[0] == Fate.PROCESSED
     assert len(listener.prefect.events) == 3
-    assert listener.sweep() == 0
+    assert listener.sweep().new == 0
+
+
+def test_a_late_notification_of_bytes_that_are_gone_starts_nothing(listener: Listener) -> None:
+    first = listener.put("churn/a.csv", b"A")
+    second = listener.put("churn/a.csv", b"B")
+    for ref in (first, second):
+        listener.see(ref)
+        listener.receipt(ref)
+    listener.dispatcher.dispatch()
+    listener.settler.look()
+    posted = len(listener.prefect.events)
+    assert listener.see(first) == 1, "other bytes were seen since: only the store knows"
+    listener.dispatcher.dispatch()
+    assert len(listener.prefect.events) == posted
+    assert listener.ledger.lookup("raw", [first.key])[first.key, first.etag].fate == Fate.IGNORED
+
+
+def test_an_object_deleted_and_dropped_again_is_prepared(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.see(ref)
+    listener.dispatcher.dispatch()
+    listener.store.delete("raw", ref.key)
+    listener.settler.look()
+    assert listener.fate(ref.key) == (Fate.IGNORED, "overwritten or deleted before it was prepared")
+    listener.put("churn/a.csv")
+    assert listener.sweep().new == 1
+    listener.dispatcher.dispatch()
+    assert len(listener.prefect.events) == 2
 
 
 def test_a_receipt_whose_output_was_replaced_does_not_settle(listener: Listener) -> None:
-    ref = listener.store.put("raw", "churn/a.csv", b"A", "text/csv")
-    output = listener.store.put("processed", "churn/a.parquet", b"of A", "x/y")
-    made = {"output_bucket": output.bucket, "output_key": output.key, "output_etag": output.etag}
-    write_receipt(listener, ref, fate="processed", **made)
-    listener.store.put("processed", "churn/a.parquet", b"of B", "x/y")
-    listener.see(ref)
-    listener.dispatch()
+    ref = listener.put("churn/a.csv", b"A")
+    listener.receipt(ref, **listener.output(ref, b"of A"))
+    listener.put("churn/a.parquet", b"of B", "processed")
+    listener.sweep()
+    listener.dispatcher.dispatch()
+    listener.settler.look()
+    assert listener.fate(ref.key)[0] in (Fate.DISPATCHED, Fate.PENDING)
     assert len(listener.prefect.events) == 1
 
 
 def test_one_missing_bucket_does_not_stop_the_sweep_of_others(listener: Listener) -> None:
-    listener.store.put("raw", "churn/a.csv", b"x", "text/csv")
-    sweep = Sweep(listener.store, ["aaa-missing", "raw"], listener.intake, 60)
+    listener.put("churn/a.csv")
+    churn = listener.datasets["churn"]
+    other = churn.model_copy(update={"name": "other", "match": "aaa-missing/*.csv"})
+    datasets = Datasets({"churn": churn, "other": other})
+    sweep = Sweep(listener.ledger, datasets, listener.store, listener.settler, listener="me")
     with pytest.raises(PermanentError, match="aaa-missing"):
-        asyncio.run(sweep.once())
+        sweep.once()
     assert listener.fate("churn/a.csv")[0] == Fate.PENDING
 
 
 def test_a_store_in_trouble_leaves_objects_pending(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refs = [ObjectRef("raw", f"churn/{number}.csv", "e") for number in range(3)]
+    refs = [ObjectRef("raw", f"churn/{number}.csv") for number in range(3)]
     listener.see(*refs)
+    monkeypatch.setattr(dispatching, "MOST_TROUBLE", 1)
 
-    def trouble(_store: object, _dataset: object, ref: ObjectRef, *_: object) -> None:
-        if ref == refs[0]:
-            raise TransientError("503 for this one")
+    def trouble(_dispatcher: object, _ref: ObjectRef) -> None:
+        raise TransientError("503")
 
-    monkeypatch.setattr("listeners.dispatcher.standing_receipt", trouble)
+    monkeypatch.setattr(Dispatcher, "_stat", trouble)
     with pytest.raises(TransientError):
-        listener.dispatch()
-    assert listener.fate("churn/0.csv") == (Fate.PENDING, "503 for this one")
-    assert {listener.fate(ref.key)[0] for ref in refs[1:]} == {Fate.DISPATCHED}
-
-
-def test_what_was_ignored_is_looked_at_again_after_a_restart(listener: Listener) -> None:
-    listener.see(ObjectRef("raw", "elsewhere/a.csv", "e"))
-    listener.dispatch()
-    assert listener.ledger.reopen(Fate.IGNORED, Fate.FAILED, Fate.REJECTED) == 1
-    assert listener.fate("elsewhere/a.csv") == (Fate.PENDING, "")
+        listener.dispatcher.dispatch()
+    assert {listener.fate(ref.key)[0] for ref in refs} == {Fate.PENDING}
+    assert "503" in [listener.fate(ref.key)[1] for ref in refs]
 
 
 def test_a_key_without_etag_is_resolved_by_the_store(listener: Listener) -> None:
-    ref = listener.store.put("raw", "churn/a.csv", b"abc", "text/csv")
+    ref = listener.put("churn/a.csv", b"abc")
     listener.see(ObjectRef("raw", "churn/a.csv"))
     listener.sweep()
-    listener.dispatch()
+    listener.dispatcher.dispatch()
     (entry,) = listener.ledger.find("raw", "churn/a.csv")
     assert (entry.ref.etag, entry.ref.size) == (ref.etag, 3)
     assert len(listener.prefect.events) == 1
@@ -162,99 +289,321 @@ def test_a_key_without_etag_is_resolved_by_the_store(listener: Listener) -> None
 
 def test_a_key_that_is_gone_is_forgotten(listener: Listener) -> None:
     listener.see(ObjectRef("raw", "churn/gone.csv"))
-    listener.dispatch()
+    listener.dispatcher.dispatch()
     assert listener.ledger.find("raw", "churn/gone.csv") == []
     assert listener.prefect.events == []
 
 
 def test_an_object_outside_every_dataset_is_ignored_with_a_reason(listener: Listener) -> None:
     listener.see(ObjectRef("raw", "elsewhere/a.csv", "e"))
-    listener.dispatch()
+    listener.dispatcher.dispatch()
     fate, reason = listener.fate("elsewhere/a.csv")
     assert fate == Fate.IGNORED
     assert "outside every dataset" in reason
+    listener.ledger.rematch()
+    assert listener.fate("elsewhere/a.csv") == (Fate.PENDING, "")
 
 
-def test_other_buckets_are_none_of_our_business(listener: Listener) -> None:
-    assert listener.see(ObjectRef("processed", "churn/a.parquet", "e")) == 0
+def test_intake_records_watched_buckets_and_hears_of_receipts(listener: Listener) -> None:
+    intake = Intake(listener.ledger, listener.datasets)
+    refs = [
+        ObjectRef("raw", "churn/a.csv", "e"),
+        ObjectRef("raw", "churn/", "e"),
+        ObjectRef("elsewhere", "churn/a.csv", "e"),
+        ObjectRef("processed", "churn/a.parquet", "e"),
+        ObjectRef("processed", "_receipts/churn/churn/a.csv/e.f.json", "e"),
+    ]
+    asyncio.run(intake.record(ObjectCreated(ref, "webhook") for ref in refs))
+    assert listener.ledger.counts() == {"": {Fate.PENDING: 1}}
+    assert list(intake.receipts) == [("processed", "_receipts/churn/churn/a.csv/e.f.json")]
+    assert intake.arrived.is_set()
+    assert intake.told.is_set()
 
 
 @pytest.mark.parametrize("error", [TransientError("down"), PermanentError("401")])
 def test_nothing_is_lost_while_prefect_refuses(listener: Listener, error: Exception) -> None:
     listener.see(ObjectRef("raw", "churn/a.csv", "e"))
     listener.prefect.error = error
-    with pytest.raises(type(error)):
-        listener.dispatch()
-    assert listener.fate("churn/a.csv")[0] == Fate.PENDING
+    for _ in range(3):
+        with pytest.raises(type(error)):
+            listener.dispatcher.dispatch()
     listener.prefect.error = None
-    listener.dispatch()
+    listener.dispatcher.dispatch()
     assert len(listener.prefect.events) == 1
 
 
-def write_receipt(listener: Listener, ref: ObjectRef, **fields: Any) -> None:
-    receipt = Receipt(
-        dataset="churn", bucket=ref.bucket, key=ref.key, etag=ref.etag, fingerprint="f", **fields
-    )
-    commit_receipt(listener.store, listener.datasets["churn"], receipt, replace=False)
+def test_an_event_posted_twice_has_one_id(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener.see(ObjectRef("raw", "churn/a.csv", "e"))
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(listener.ledger.outbox), "posted", dies)
+        with pytest.raises(KeyboardInterrupt):
+            listener.dispatcher.dispatch()
+    listener.dispatcher.dispatch()
+    first, second = listener.prefect.events
+    assert first["id"] == second["id"]
+    assert first["payload"] == second["payload"]
 
 
-def test_a_receipt_settles_the_fate(listener: Listener) -> None:
-    good, bad, late = (ObjectRef("raw", f"churn/{name}.csv", "e") for name in ("good", "bad", "late"))
+def test_a_told_receipt_settles_the_fate(listener: Listener) -> None:
+    good, bad, late = (listener.put(f"churn/{name}.csv", name.encode()) for name in ("good", "bad", "late"))
     listener.see(good, bad, late)
-    listener.dispatch()
-    write_receipt(listener, good, fate="processed")
-    write_receipt(listener, bad, fate="rejected", reason="is empty")
-    listener.dispatcher.settle()
-    assert listener.fate(good.key)[0] == Fate.PROCESSED
+    listener.dispatcher.dispatch()
+    listener.receipt(good, rows_in=3, rows_out=2)
+    listener.receipt(bad, fate="rejected", reason="is empty")
+    churn = listener.datasets["churn"]
+    told = [("processed", receipt_key(churn, ref, "f")) for ref in (good, bad, late)]
+    assert listener.settler.read(told) == 2
+    assert listener.fate(good.key) == (Fate.PROCESSED, "3 rows in, 2 out")
     assert listener.fate(bad.key) == (Fate.REJECTED, "is empty")
     assert listener.fate(late.key)[0] == Fate.DISPATCHED
 
 
+def test_a_receipt_nobody_told_of_is_found_by_looking(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.see(ref)
+    listener.dispatcher.dispatch()
+    listener.receipt(ref)
+    listener.settler.look()
+    assert listener.fate(ref.key)[0] == Fate.PROCESSED
+
+
+def test_silence_is_followed_by_a_question_and_by_redelivery(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.see(ref)
+    for delivery in (1, 2, 3):
+        listener.dispatcher.dispatch()
+        assert len(listener.prefect.events) == delivery
+        listener.settler.look()
+    assert len({event["id"] for event in listener.prefect.events}) == 3
+    fate, reason = listener.fate(ref.key)
+    assert fate == Fate.FAILED
+    assert "3 deliveries, and no run came of the last" in reason
+    assert listener.failed == [(ref.key, reason)]
+    story = [what for _, what in listener.ledger.story(listener.entry(ref.key))]
+    assert [line.partition(":")[0] for line in story] == [
+        "delivery 1",
+        "to be delivered again",
+        "delivery 2",
+        "to be delivered again",
+        "delivery 3",
+        "failed",
+    ]
+
+
+def test_a_run_at_work_is_waited_for(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.see(ref)
+    listener.dispatcher.dispatch()
+    for state in ("SCHEDULED", "PENDING", "RUNNING"):
+        listener.prefect.run(ref.key, type=state)
+        listener.settler.look()
+        assert listener.fate(ref.key)[0] == Fate.DISPATCHED
+        assert listener.fate(ref.key)[1].startswith("waits for run run-1")
+    listener.prefect.run(ref.key, type="CRASHED", message="killed")
+    listener.settler.look()
+    assert listener.fate(ref.key) == (Fate.PENDING, "run run-1 ended as Crashed")
+
+
+def test_a_run_that_was_left_running_is_not_believed_for_ever(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.see(ref)
+    listener.dispatcher.dispatch()
+    long_ago = datetime.now(UTC) - timedelta(hours=2)
+    listener.prefect.runs = [
+        Run("r", frozenset([ref.key]), "RUNNING", "Running", "", long_ago, long_ago)
+    ]
+    listener.settler.look()
+    assert listener.fate(ref.key)[0] == Fate.PENDING
+
+
+def test_a_permanent_failure_is_not_tried_again(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.see(ref)
+    listener.dispatcher.dispatch()
+    listener.prefect.run(ref.key, type="FAILED", message="KeyError: 'x'")
+    listener.settler.look()
+    assert listener.fate(ref.key) == (Fate.FAILED, "KeyError: 'x'")
+    assert len(listener.prefect.events) == 1
+
+
+def test_what_fails_in_company_is_delivered_alone_in_the_end(listener: Listener) -> None:
+    refs = [listener.put(f"churn/{number}.csv", b"%d" % number) for number in range(150)]
+    listener.see(*refs)
+    sizes = []
+    for _ in range(3):
+        before = len(listener.prefect.events)
+        listener.dispatcher.dispatch()
+        sizes.append(max(len(keys) for keys in listener.prefect.keys()[before:]))
+        listener.prefect.run(*(ref.key for ref in refs), type="CRASHED")
+        while listener.entry(refs[0].key).fate is Fate.DISPATCHED:
+            listener.settler.look()
+    assert sizes == [150, 100, 10]
+
+
+def test_a_delivery_never_exceeds_what_prefect_takes_as_parameters(listener: Listener) -> None:
+    long = "ü" * 400
+    listener.see(*(ObjectRef("raw", f"churn/{long}{number}.csv", "e") for number in range(400)))
+    listener.dispatcher.dispatch()
+    assert all(sum(len(key.encode()) for key in keys) < 250_000 for keys in listener.prefect.keys())
+    assert len(listener.prefect.events) > 1
+
+
+def test_nothing_is_given_up_while_prefect_cannot_be_asked(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.see(ref)
+    listener.dispatcher.dispatch()
+    listener.prefect.error = TransientError("down")
+    for _ in range(5):
+        with pytest.raises(TransientError):
+            listener.settler.look()
+    assert listener.fate(ref.key)[0] == Fate.DISPATCHED
+
+
 def test_a_deleted_ledger_is_rebuilt_without_a_single_event(listener: Listener) -> None:
-    ref = listener.store.put("raw", "churn/a.csv", b"x", "text/csv")
-    write_receipt(listener, ref, fate="processed")
-    listener.sweep()
-    listener.dispatch()
-    assert listener.fate("churn/a.csv")[0] == Fate.PROCESSED
+    good, bad = listener.put("churn/good.csv", b"1"), listener.put("churn/bad.csv", b"2")
+    listener.receipt(good, **listener.output(good, b"prepared"))
+    listener.receipt(bad, fate="rejected", reason="is empty")
+    report = listener.sweep()
+    assert (report.objects, report.receipts, report.new, report.settled) == (2, 2, 0, 2)
+    listener.dispatcher.dispatch()
+    assert listener.fate(good.key)[0] == Fate.PROCESSED
+    assert listener.fate(bad.key) == (Fate.REJECTED, "is empty")
     assert listener.prefect.events == []
 
 
-def test_one_objects_trouble_does_not_hold_up_the_others(listener: Listener) -> None:
-    broken, good = ObjectRef("raw", "churn/broken.csv", "e"), ObjectRef("raw", "churn/good.csv", "e")
+def test_a_receipt_that_vanished_is_made_again(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.receipt(ref)
+    listener.sweep()
+    listener.store.delete("processed", receipt_key(listener.datasets["churn"], ref, "f"))
+    assert listener.sweep().reopened == 1
+    assert listener.fate(ref.key) == (Fate.PENDING, "its receipt is gone")
+
+
+def test_the_sweep_takes_a_newer_receipt_for_the_truth(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.receipt(ref, fate="rejected", reason="too old")
+    listener.sweep()
+    entry = listener.entry(ref.key)
+    assert entry.receipt_at
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    while datetime.now(UTC).replace(microsecond=0) <= entry.receipt_at or datetime.now(UTC) < later:
+        pass  # the store tells whole seconds
+    listener.receipt(ref, fingerprint="g", written_at=later)
+    assert listener.sweep().settled == 1
+    assert listener.fate(ref.key)[0] == Fate.PROCESSED
+
+
+def test_a_receipt_that_cannot_be_read_stops_no_other(listener: Listener) -> None:
+    broken, good = listener.put("churn/broken.csv", b"1"), listener.put("churn/good.csv", b"2")
     key = receipt_key(listener.datasets["churn"], broken, "f")
     listener.store.put("processed", key, b"{", "application/json")
-    listener.see(broken, good)
-    listener.dispatch()
+    listener.receipt(good)
+    listener.sweep()
+    listener.dispatcher.dispatch()
+    listener.settler.look()
+    assert listener.fate(good.key)[0] == Fate.PROCESSED
     fate, reason = listener.fate(broken.key)
     assert fate == Fate.FAILED
-    assert "is no receipt" in reason
-    assert listener.fate(good.key)[0] == Fate.DISPATCHED
+    assert "is no receipt: delete it and replay" in reason
 
 
-def test_objects_whose_run_never_ends_do_not_hide_the_others(
-    listener: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("listeners.dispatcher.BATCH", 2)
-    refs = [ObjectRef("raw", f"churn/{number}.csv", "e") for number in range(5)]
-    listener.see(*refs)
-    listener.dispatch()
-    write_receipt(listener, refs[4], fate="processed")
-    for _ in range(3):
-        listener.dispatcher.settle()
-    assert listener.fate(refs[4].key)[0] == Fate.PROCESSED
+def test_an_output_without_receipt_is_found_and_given_to_a_run(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    kept = listener.put("churn/kept.csv")
+    listener.receipt(kept, **listener.output(kept, b"prepared"))
+    listener.put("churn/foreign.parquet", b"none of ours", "processed")
+    listener.output(ref, b"left behind")
+    listener.sweep()
+    assert listener.orphans == [], "a first sweep knows too little"
+    assert listener.sweep().orphans == 1
+    assert listener.orphans == [ref.key]
 
 
-def test_the_ledger_survives_a_restart(listener: Listener, tmp_path: Path) -> None:
-    listener.see(ObjectRef("raw", "churn/ü.csv", "e", 3, "v1"))
-    listener.ledger.close()
-    again = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
-    (entry,) = again.with_fate(Fate.PENDING, 10)
-    assert entry.ref == ObjectRef("raw", "churn/ü.csv", "e", 3, "v1")
-    assert again.counts() == {"": {Fate.PENDING: 1}}
-    again.close()
+def test_only_one_listener_sweeps_at_a_time(listener: Listener) -> None:
+    assert listener.ledger.watch.lease("sweep", "another", 60)
+    assert listener.sweeper.once() is None
+    listener.ledger.watch.release("sweep", "another")
+    assert listener.sweeper.once() is not None
 
 
-def test_the_ledger_commits_durably(listener: Listener) -> None:
-    with listener.ledger._engine.connect() as db:
-        assert db.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
-        assert db.execute(sa.text("PRAGMA synchronous")).scalar() == 2
+def test_a_replay_of_what_is_unchanged_makes_one_event_and_settles_as_before(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.receipt(ref, fate="rejected", reason="is empty")
+    listener.sweep()
+    listener.ledger.replay([listener.entry(ref.key).id], force=False)
+    listener.dispatcher.dispatch()
+    listener.settler.look()
+    assert listener.fate(ref.key)[0] == Fate.PENDING, "the old receipt alone does not settle it"
+    listener.dispatcher.dispatch()
+    listener.prefect.run(ref.key, type="FAILED", state="Rejected")
+    listener.settler.look()
+    assert listener.fate(ref.key) == (Fate.REJECTED, "is empty")
+
+
+def test_a_forced_replay_says_so_in_its_event(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.receipt(ref)
+    listener.sweep()
+    listener.ledger.replay([listener.entry(ref.key).id], force=True)
+    listener.dispatcher.dispatch()
+    assert listener.prefect.events[0]["payload"]["force"] is True
+
+
+def test_quiet_objects_wait_until_their_time(ledger: Ledger, store: ObjectStore) -> None:
+    listener = with_readiness(ledger, store, quiet_seconds=3600)
+    listener.see(listener.put("churn/a.csv"))
+    listener.dispatcher.dispatch()
+    entry = listener.entry("churn/a.csv")
+    assert entry.fate == Fate.PENDING
+    assert entry.ready_at == entry.first_seen + timedelta(hours=1)
+    assert listener.prefect.events == []
+
+
+def test_objects_wait_for_the_marker_of_their_folder(ledger: Ledger, store: ObjectStore) -> None:
+    listener = with_readiness(ledger, store, marker="_SUCCESS")
+    for key in ("churn/1/a.csv", "churn/1/b.csv", "churn/2/c.csv"):
+        listener.see(listener.put(key))
+    listener.dispatcher.dispatch()
+    assert listener.prefect.events == []
+    listener.see(listener.put("churn/1/_SUCCESS", b""))
+    listener.dispatcher.dispatch()
+    assert listener.prefect.keys() == [["churn/1/a.csv", "churn/1/b.csv"]]
+    assert listener.fate("churn/1/_SUCCESS")[0] == Fate.IGNORED
+    listener.see(listener.put("churn/1/late.csv"))
+    listener.dispatcher.dispatch()
+    assert listener.prefect.keys()[1:] == [["churn/1/late.csv"]]
+
+
+def test_a_marker_nobody_told_of_is_found(ledger: Ledger, store: ObjectStore) -> None:
+    listener = with_readiness(ledger, store, marker="_SUCCESS")
+    listener.see(listener.put("churn/1/a.csv"))
+    listener.dispatcher.dispatch()
+    listener.put("churn/1/_SUCCESS", b"")
+    listener.dispatcher.release_marked()
+    listener.dispatcher.dispatch()
+    assert listener.prefect.keys() == [["churn/1/a.csv"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "readiness"),
+    [
+        ("immediately", Readiness()),
+        ("quiet 30s", Readiness(quiet_seconds=30)),
+        ("quiet 1.5h", Readiness(quiet_seconds=5400)),
+        ("marker _SUCCESS", Readiness(marker="_SUCCESS")),
+    ],
+)
+def test_readiness_is_written_in_words(churn: Dataset, text: str, readiness: Readiness) -> None:
+    content = {**churn.model_dump(exclude_unset=True), "ready": text}
+    assert Dataset.model_validate(content).ready == readiness
+
+
+@pytest.mark.parametrize("text", ["soon", "quiet", "quiet 3 days", "marker a/b", "marker"])
+def test_a_readiness_that_makes_no_sense_is_refused(churn: Dataset, text: str) -> None:
+    with pytest.raises(ValueError, match="expected immediately, quiet 30s"):
+        Dataset.model_validate({**churn.model_dump(exclude_unset=True), "ready": text})

@@ -1,0 +1,69 @@
+"""An object store in memory with the same face as `ObjectStore`: for tests that make millions of moves."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import md5
+
+from dropflow.errors import AlreadyExistsError, ObjectMissingError
+from dropflow.objects import ObjectRef
+from dropflow.storage import ABSENT, Stat
+
+
+@dataclass
+class Stored:
+    body: bytes
+    ref: ObjectRef
+    metadata: dict[str, str]
+
+
+@dataclass
+class MemoryStore:
+    """Strongly consistent, with conditional writes, as SeaweedFS, MinIO and S3 are."""
+
+    buckets: dict[str, dict[str, Stored]] = field(default_factory=lambda: {"raw": {}, "processed": {}})
+
+    def head(self, bucket: str, key: str) -> Stat:
+        stored = self._stored(bucket, key)
+        assert stored.ref.modified
+        age = (datetime.now(UTC) - stored.ref.modified).total_seconds()
+        return Stat(stored.ref, stored.metadata, age)
+
+    def stat(self, bucket: str, key: str) -> ObjectRef:
+        return self._stored(bucket, key).ref
+
+    def get(self, bucket: str, key: str) -> tuple[ObjectRef, bytes]:
+        stored = self._stored(bucket, key)
+        return stored.ref, stored.body
+
+    def put(
+        self,
+        bucket: str,
+        key: str,
+        body: bytes,
+        content_type: str,
+        *,
+        metadata: dict[str, str] | None = None,
+        instead_of: str | None = None,
+    ) -> ObjectRef:
+        there = self.buckets[bucket].get(key)
+        if instead_of == ABSENT and there or instead_of not in (None, ABSENT, there and there.ref.etag):
+            raise AlreadyExistsError(f"put s3://{bucket}/{key}")
+        etag = md5(body, usedforsecurity=False).hexdigest()
+        ref = ObjectRef(bucket, key, etag, len(body), modified=datetime.now(UTC))
+        self.buckets[bucket][key] = Stored(body, ref, metadata or {})
+        return ref
+
+    def delete(self, bucket: str, key: str) -> None:
+        self.buckets[bucket].pop(key, None)
+
+    def list(self, bucket: str, prefix: str = "") -> Iterator[ObjectRef]:
+        for key in sorted(self.buckets[bucket]):
+            if key.startswith(prefix):
+                yield self.buckets[bucket][key].ref
+
+    def _stored(self, bucket: str, key: str) -> Stored:
+        try:
+            return self.buckets[bucket][key]
+        except KeyError:
+            raise ObjectMissingError(f"s3://{bucket}/{key}: no such object") from None
