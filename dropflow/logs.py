@@ -9,5 +9,14 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    for name in ("mail.log", "alembic", "httpx", "httpcore", "botocore", "boto3", "urllib3", "uvicorn.access"):
+    for name in (
+        "mail.log",
+        "alembic",
+        "httpx",
+        "httpcore",
+        "botocore",
+        "boto3",
+        "urllib3",
+        "uvicorn.access",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)

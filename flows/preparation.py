@@ -76,7 +76,11 @@ class Preparation:
             "check receipt", check_receipt, self.store, self.dataset, key, self.fingerprint
         )
         if known and not self.force:
-            return ("rejected" if known.fate == "rejected" else "cached"), _told(known)
+            if known.fate == "processed":
+                return "cached", _told(known)
+            # What stands there is of other bytes: theirs, or left behind by an interrupted run.
+            remove_orphan(self.store, self.dataset, key, self.orphan_seconds)
+            return "rejected", _told(known)
         ref, content = self.stage("read", read, self.store, ref)
         done: dict[str, Any] | None
         try:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000
 AT_ONCE = 8
-LEASE_SECONDS = 60.0
+LEASE_SECONDS = 20.0
 LEASE = "sweep"
 
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,11 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One durable transaction."""
-        with _errors():
-            if not self.is_sqlite:
-                with self.engine.begin() as db:
-                    yield db
-                return
-            with self._turn, self.engine.connect().execution_options(write=True) as db, db.begin():
-                yield db
+        turn = self._turn if self.is_sqlite else nullcontext()
+        # Else PostgreSQL's driver forgets how many rows an INSERT has made.
+        options = {"write": True, "preserve_rowcount": True}
+        with _errors(), turn, self.engine.connect().execution_options(**options) as db, db.begin():
+            yield db
 
     def insert(self, table: sa.Table) -> Any:
         """The dialect's own INSERT, which has ON CONFLICT."""

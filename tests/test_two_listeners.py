@@ -1,0 +1,268 @@
+"""Two listener processes on one real PostgreSQL ledger; and the ledger's behaviour there."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from conftest import wait_until
+from fake_prefect import FakePrefect, fake_prefect
+from test_parsing import body, record
+
+from dropflow.embedded.database import embedded_database
+from dropflow.embedded.processes import LOOPBACK, Supervisor, free_port
+from dropflow.errors import LedgerError, TransientError
+from dropflow.ledger import Fate, Ledger, Outcome
+from dropflow.ledger.tables import metadata
+from dropflow.objects import ObjectCreated, ObjectRef
+from dropflow.settings import Settings
+from dropflow.storage import ObjectStore
+
+OBJECTS = 1000
+TOKEN = "a-token-for-the-tests"
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URL of a running PostgreSQL."""
+    # Not below pytest's own folder: where tests run as root, PostgreSQL runs under another account.
+    data_dir = Path(tempfile.mkdtemp(prefix="dropflow-postgres-"))
+    database = embedded_database(data_dir)
+    assert database.process, "PostgreSQL comes from the package index"
+    supervisor = Supervisor()
+    supervisor.start(database.process)
+    database.process.wait_ready(60)
+    (url,) = database.environment.values()
+    yield url.replace("+asyncpg", "+psycopg")
+    supervisor.stop()
+    shutil.rmtree(data_dir)
+
+
+@pytest.fixture
+def shared(postgres: str) -> Iterator[Ledger]:
+    ledger = Ledger(postgres)
+    with ledger.database.write() as db:
+        for table in metadata.sorted_tables:
+            db.execute(sa.delete(table))
+    yield ledger
+    ledger.close()
+
+
+class ListenerProcess:
+    """`dropflow listen` with a webhook of its own, which tests kill and start again."""
+
+    def __init__(self, settings: Settings, prefect: FakePrefect, ledger_url: str) -> None:
+        assert settings.s3_access_key
+        assert settings.s3_secret_key
+        self.port = free_port()
+        self._http = httpx.Client(
+            base_url=f"http://{LOOPBACK}:{self.port}",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            timeout=5,
+        )
+        settings.data_dir.mkdir(exist_ok=True)
+        self.log_file = settings.data_dir / f"listener-{self.port}.log"
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "DROPFLOW_DATA_DIR": str(settings.data_dir),
+            "DROPFLOW_S3_ENDPOINT": str(settings.s3_endpoint),
+            "DROPFLOW_S3_ACCESS_KEY": settings.s3_access_key.get_secret_value(),
+            "DROPFLOW_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+            "DROPFLOW_PREFECT_API_URL": prefect.url,
+            "DROPFLOW_LEDGER_URL": ledger_url,
+            "DROPFLOW_LISTEN_STREAM": "false",
+            "DROPFLOW_WEBHOOK_PORT": str(self.port),
+            "DROPFLOW_WEBHOOK_TOKEN": TOKEN,
+            "DROPFLOW_SWEEP_SECONDS": "3",
+            # No run comes of these events: long patience, room for all of them in flight.
+            "DROPFLOW_RECEIPT_SECONDS": "1000",
+            "DROPFLOW_RUNS_PER_DATASET": "10000",
+        }
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "dropflow", "listen"]
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(command, env=self._environment, stderr=log)
+
+    def ready(self) -> bool:
+        try:
+            return self._http.get("/healthz").is_success
+        except httpx.TransportError:
+            return False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def tell(self, ref: ObjectRef) -> None:
+        """A notification; nobody tells again when the listener is not there."""
+        try:
+            self._http.post("/notifications", content=body(record(ref.key, eTag=ref.etag)))
+        except httpx.TransportError:
+            return
+
+
+@pytest.mark.timeout(200)
+def test_a_thousand_objects_make_one_event_each_whoever_is_killed(
+    settings: Settings, store: ObjectStore, shared: Ledger, postgres: str
+) -> None:
+    choice = random.Random(7)
+    with fake_prefect() as prefect:
+        pair = [ListenerProcess(settings, prefect, postgres) for _ in range(2)]
+        try:
+            for listener in pair:
+                wait_until(listener.ready, 60, "a listener")
+            for number in range(OBJECTS):
+                ref = store.put("raw", f"churn/{number}.csv", b"%d" % number, "text/csv")
+                for listener in choice.sample(pair, choice.choice([0, 1, 2, 2])):
+                    listener.tell(ref)
+                if number in (300, 600):
+                    victim = pair[number // 600]
+                    victim.kill()
+                    victim.start()
+            wait_until(lambda: len(set(prefect.keys)) == OBJECTS, 90, "an event for every object")
+            wait_until(lambda: shared.counts() == {"churn": {Fate.DISPATCHED: OBJECTS}}, 30)
+        finally:
+            for listener in pair:
+                listener.process.send_signal(signal.SIGTERM)
+            stopping = time.monotonic()
+            codes = [listener.process.wait(20) for listener in pair]
+    assert codes == [0, 0]
+    assert time.monotonic() - stopping < 10
+    doubled = [key for key, times in Counter(prefect.keys).items() if times > 1]
+    assert doubled == []
+
+
+def refs(number: int) -> list[ObjectRef]:
+    return [ObjectRef("raw", f"churn/{n}.csv", f"{n:032x}") for n in range(number)]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either(request: pytest.FixtureRequest) -> Ledger:
+    return request.getfixturevalue("ledger" if request.param == "sqlite" else "shared")  # type: ignore[no-any-return]
+
+
+def test_the_migrations_make_what_the_tables_declare(either: Ledger) -> None:
+    with either.database.read() as db:
+        assert compare_metadata(MigrationContext.configure(db), metadata) == []
+
+
+def test_both_databases_tell_the_same_story(either: Ledger) -> None:
+    known = refs(3)
+    assert either.record(ObjectCreated(ref, "webhook") for ref in [*known, *known]) == 3
+    assert either.record(ObjectCreated(ref, "sweep") for ref in known) == 0
+    now = datetime.now(UTC)
+    either.match((entry, "churn", now) for entry in either.unmatched(10))
+    delivery = either.outbox.claim("churn", "me", 1)
+    assert delivery is not None
+    assert delivery.refs == known
+    assert either.outbox.claim("churn", "me", 1) is None
+    assert either.outbox.unposted("me") == [delivery]
+    assert either.outbox.unposted("another") == []
+    either.outbox.posted(delivery, now, now)
+    assert either.outbox.unposted("me") == []
+    assert len(either.outbox.to_look_after(10, timedelta(minutes=1))) == 3
+    assert either.outbox.to_look_after(10, timedelta(minutes=1)) == []
+    outcome = Outcome(known[0], "churn", Fate.REJECTED, "is empty", now)
+    assert len(either.settle([outcome, outcome])) >= 1
+    assert either.settle([outcome]) == []
+    (entry,) = either.search(fates=[Fate.REJECTED])
+    assert [what.partition(" ")[0] for _, what in either.story(entry)][0] == "delivery"
+    either.outbox.redeliver([e.id for e in either.search(fates=[Fate.DISPATCHED])], "no run", now)
+    assert either.counts() == {"churn": {Fate.REJECTED: 1, Fate.PENDING: 2}}
+    either.keep_unreadable(b"\0\xff", "no JSON\0")
+    either.keep_unreadable(b"\0\xff", "no JSON\0")
+    assert either.unreadable() == 1
+    either.watch.beat("l", "here 1")
+    either.watch.report("l", "webhook", live=True)
+    assert [source.live for source in either.watch.sources()] == [True]
+    assert either.watch.lease("sweep", "l", 10)
+    assert not either.watch.lease("sweep", "m", 10)
+    either.watch.leave("l")
+    assert either.watch.lease("sweep", "m", 10)
+
+
+def test_claims_at_the_same_time_share_nothing(either: Ledger) -> None:
+    known = refs(400)
+    either.record(ObjectCreated(ref, "webhook") for ref in known)
+    either.match((entry, "churn", datetime.now(UTC)) for entry in either.unmatched(1000))
+    with either.database.write() as db:
+        db.execute(sa.text("UPDATE objects SET deliveries = 2"))  # so that ten leave at a time
+
+    def claim(holder: int) -> list[str]:
+        found = []
+        while delivery := either.outbox.claim("churn", str(holder), 1000):
+            found += [ref.key for ref in delivery.refs]
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        claimed = [key for keys in pool.map(claim, range(8)) for key in keys]
+    assert sorted(claimed) == sorted(ref.key for ref in known)
+
+
+def test_no_more_leaves_than_may_be_in_flight(either: Ledger) -> None:
+    either.record(ObjectCreated(ref, "webhook") for ref in refs(1600))
+    either.match((entry, "churn", datetime.now(UTC)) for entry in either.unmatched(2000))
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(lambda n: either.outbox.claim("churn", str(n), 2), range(8)))
+    assert sum(claim is not None for claim in claims) == 2
+
+
+def test_a_database_that_cannot_be_reached_is_a_passing_trouble() -> None:
+    with pytest.raises(TransientError, match="the ledger"):
+        Ledger(f"postgresql+psycopg://someone:a-secret@{LOOPBACK}:9/none")
+
+
+def test_a_url_that_makes_no_sense_is_told_without_its_password() -> None:
+    with pytest.raises(LedgerError) as error:
+        Ledger("nosuchdatabase://someone:a-secret@host/name")
+    assert "a-secret" not in str(error.value)
+
+
+def test_a_ledger_of_the_time_before_migrations_is_made_anew(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    old = sa.create_engine(url)
+    with old.begin() as db:
+        db.execute(sa.text("CREATE TABLE objects (bucket TEXT, key TEXT, etag TEXT, fate TEXT)"))
+        db.execute(sa.text("INSERT INTO objects VALUES ('raw', 'k', 'e', 'pending')"))
+    old.dispose()
+    ledger = Ledger(url)
+    assert ledger.counts() == {}
+    ledger.close()
+
+
+def test_the_ledger_survives_a_restart_and_knows_when_it_was_deleted(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    ledger = Ledger(url)
+    ref = ObjectRef("raw", "churn/ü.csv", "e", 3, "v1")
+    ledger.record([ObjectCreated(ref, "stream")])
+    ledger.close()
+    again = Ledger(url)
+    assert [entry.ref for entry in again.unmatched(10)] == [ref]
+    assert not again.gone
+    for path in tmp_path.glob("ledger.sqlite*"):
+        path.unlink()
+    assert again.gone
+    again.close()
+
+
+def test_the_ledger_commits_durably(ledger: Ledger) -> None:
+    with ledger.database.read() as db:
+        assert db.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
+        assert db.execute(sa.text("PRAGMA synchronous")).scalar() == 2
