@@ -1,4 +1,4 @@
-.PHONY: setup demo test check lock
+.PHONY: setup demo test chaos check lock
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -16,6 +16,10 @@ demo: setup  ## drop a sample file into an embedded stack and show what becomes 
 
 test: setup  ## all tests
 	$(BIN)/pytest
+
+SEED ?= 1
+chaos: setup  ## drop 2,000 files while every process is killed again and again, then look for what is missing
+	$(BIN)/python tests/chaos.py --seed $(SEED)
 
 check: setup  ## lint, types, import direction
 	$(BIN)/ruff check

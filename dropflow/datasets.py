@@ -202,7 +202,7 @@ class Dataset(_Strict):
         folder, slash, name = path.rpartition("/")
         suffix = "." + self.match.rpartition("*.")[2] if "*." in self.match else ""
         stem = name.removesuffix(suffix) if suffix and not _MAGIC.search(suffix) else name
-        return f"{self.name}/{folder}{slash}{stem or name}.parquet"
+        return f"{self.name}/{folder}{slash}{stem}.parquet"
 
     def source_key(self, output_key: str) -> str | None:
         """A key whose output this is; None when no key of the dataset has such an output."""

@@ -5,19 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from dropflow.datasets import Dataset
 from dropflow.errors import SettingsError
 from dropflow.objects import ObjectRef
-from dropflow.prefect_api import PrefectApi, key_tag
+from dropflow.prefect_api import PERMANENT, PrefectApi, Run
 from dropflow.receipts import Receipt, standing_receipt
 from dropflow.storage import ObjectStore
 
 RECEIPT_POLL = 0.1
 RUN_POLL = 2.0
 """Seconds between two questions to Prefect whether the run has failed."""
-ENDED_BADLY = {"FAILED", "CRASHED", "CANCELLED"}
 
 
 @dataclass(frozen=True)
@@ -80,15 +78,19 @@ def wait(store: ObjectStore, prefect: PrefectApi, dataset: Dataset, drop: Drop, 
             return Outcome(drop, receipt.fate, receipt.reason, now - begun, receipt, receipt.flow_run_id)
         if now > ask_prefect:
             ask_prefect = now + RUN_POLL
-            if run := _failed_run(prefect, drop):
-                reason = str((run["state"] or {}).get("message") or run["state_name"])
-                return Outcome(drop, "failed", reason, now - begun, flow_run_id=run["id"])
+            if run := _failed_run(prefect, dataset, drop):
+                return Outcome(drop, "failed", run.message, now - begun, flow_run_id=run.id)
         time.sleep(RECEIPT_POLL)
     reason = f"no receipt after {seconds:g} s; it may still come: see `dropflow status` and the Prefect UI"
     return Outcome(drop, "pending", reason, seconds)
 
 
-def _failed_run(prefect: PrefectApi, drop: Drop) -> dict[str, Any] | None:
-    """The latest run for the object since the drop, if it ended badly."""
-    runs = prefect.runs_tagged(key_tag(drop.ref.key), drop.started - timedelta(seconds=1))
-    return runs[0] if runs and runs[0]["state_type"] in ENDED_BADLY else None
+def _failed_run(prefect: PrefectApi, dataset: Dataset, drop: Drop) -> Run | None:
+    """A run of this object alone, since the drop, that failed for good.
+
+    One that crashed or was interrupted is no end: the listener delivers the object again.
+    """
+    runs = prefect.runs_of(dataset.name, drop.started - timedelta(seconds=1))
+    mine = (run for run in runs if run.keys == {drop.ref.key} and run.ended)
+    last = max(mine, key=lambda run: run.since, default=None)
+    return last if last and last.state == PERMANENT else None

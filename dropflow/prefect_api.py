@@ -15,6 +15,8 @@ from dropflow.objects import ObjectRef
 from dropflow.retry import retry
 
 OBJECT_CREATED = "object.created"
+PERMANENT = "Failed"
+"""The state of a preprocessing run that has met what trying again will not change."""
 
 
 def object_created_event(

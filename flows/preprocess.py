@@ -128,6 +128,8 @@ def _state(outcomes: list[Outcome], *, quiet: bool = False) -> State[Any]:
     worst = next(result for result in SEVERITY if count[result])
     told = [outcome.message for outcome in outcomes if outcome.result == worst]
     message = "\n".join(told[:MOST_TOLD])
+    if len(told) > MOST_TOLD:
+        message += f"\n… and {len(told) - MOST_TOLD:,} more: each is in the run's log"
     if len(outcomes) > 1:
         message = ", ".join(f"{n} {result}" for result, n in count.items()) + f"\n{message}"
     state = Failed if worst in ("failed", "interrupted", "rejected") else Completed

@@ -50,9 +50,9 @@ class Dispatcher:
         pending, or in a delivery that is posted next time.
         """
         posted = 0
+        self._match_all()
         for left_over in self._ledger.outbox.unposted(self._listener):
             posted += self._post(left_over)
-        self._match_all()
         for name in self._datasets.by_name:
             while delivery := self._ledger.outbox.claim(name, self._listener, self._most_in_flight):
                 reached(Point.OBJECTS_CLAIMED)

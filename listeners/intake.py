@@ -4,9 +4,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Datasets
+from dropflow.errors import PermanentError
 from dropflow.ledger import Ledger
 from dropflow.objects import ObjectCreated
 from dropflow.receipts import PREFIX
@@ -20,6 +22,9 @@ MOST_TOLD = 100_000
 """Receipts told of and not read yet; what is dropped beyond is found by looking."""
 
 
+Waiting = tuple[list[ObjectCreated], "asyncio.Future[None]"]
+
+
 class Intake:
     """Records objects of the watched buckets, and wakes who has to do with them.
 
@@ -31,7 +36,8 @@ class Intake:
         self._ledger = ledger
         self._raw = set(datasets.raw_buckets)
         self._outputs = set(datasets.output_buckets)
-        self._waiting: list[tuple[list[ObjectCreated], asyncio.Future[None]]] = []
+        self._waiting: deque[Waiting] = deque()
+        self._thread = ThreadPoolExecutor(1, "intake")
         self._writer: asyncio.Task[None] | None = None
         self.arrived = asyncio.Event()
         self.receipts: deque[tuple[str, str]] = deque(maxlen=MOST_TOLD)
@@ -57,21 +63,40 @@ class Intake:
 
     async def _write(self) -> None:
         while self._waiting:
+            gathered: list[Waiting] = []
             batch: list[ObjectCreated] = []
-            asked = []
             while self._waiting and len(batch) < MOST_TOGETHER:
-                watched, done = self._waiting.pop(0)
-                batch += watched
-                asked.append(done)
+                gathered.append(self._waiting.popleft())
+                batch += gathered[-1][0]
+            asked = [done for _, done in gathered]
             try:
-                new = await asyncio.to_thread(self._ledger.record, batch)
+                await self._commit(batch)
+            except PermanentError as error:
+                # What the database refuses belongs to one of them: the others must not suffer.
+                if len(asked) == 1:
+                    _answer(asked, error)
+                else:
+                    await self._commit_each(gathered)
             except Exception as error:  # noqa: BLE001 - belongs to whoever waits
                 _answer(asked, error)
-                continue
-            reached(Point.NOTIFICATION_RECORDED)
-            _answer(asked, None)
-            if new:
-                self.arrived.set()
+            else:
+                _answer(asked, None)
+
+    async def _commit(self, batch: list[ObjectCreated]) -> None:
+        # A thread of its own: a store that hangs the others must not keep the webhook from answering.
+        new = await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.record, batch)
+        reached(Point.NOTIFICATION_RECORDED)
+        if new:
+            self.arrived.set()
+
+    async def _commit_each(self, gathered: list[Waiting]) -> None:
+        for watched, done in gathered:
+            try:
+                await self._commit(watched)
+            except Exception as error:  # noqa: BLE001 - belongs to whoever waits
+                _answer([done], error)
+            else:
+                _answer([done], None)
 
     async def record_parsed(self, parsed: Parsed, body: bytes) -> None:
         """Record a payload's objects; keep the payload itself when part of it was unreadable."""

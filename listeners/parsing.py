@@ -24,6 +24,11 @@ _SEAWEED_VERSION = re.compile(r"(.+)\.versions/v_[0-9a-f]{32}", re.DOTALL)
 """Where SeaweedFS keeps an object of a versioned bucket. Others may name a folder so, too."""
 
 
+MOST_PROBLEMS = 5
+"""Told of one payload: a wrong one could have half a million."""
+_LARGEST = 2**63 - 1
+
+
 @dataclass
 class Parsed:
     """What one payload said: objects created, and the records that could not be read."""
@@ -75,7 +80,8 @@ def _records(records: Any, source: Source, decode: Callable[[str], str]) -> Pars
         try:
             ref = _record(record, decode)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            parsed.problems.append(f"record {number}: {type(error).__name__}: {error}")
+            if len(parsed.problems) < MOST_PROBLEMS:
+                parsed.problems.append(f"record {number}: {type(error).__name__}: {error}")
         else:
             if ref:
                 parsed.created.append(ObjectCreated(ref, source))
@@ -92,9 +98,9 @@ def _record(record: dict[str, Any], decode: Callable[[str], str]) -> ObjectRef |
     return ObjectRef(
         bucket=_text(s3["bucket"]["name"]),
         key=_text(decode(_text(item["key"]))),
-        etag=str(item.get("eTag") or "").strip('"'),
-        size=int(item.get("size") or 0),
-        version_id=str(item["versionId"]) if item.get("versionId") else None,
+        etag=_text(item["eTag"]).strip('"') if item.get("eTag") else "",
+        size=_size(item.get("size")),
+        version_id=_text(item["versionId"]) if item.get("versionId") else None,
         modified=_moment(record.get("eventTime")),
     )
 
@@ -106,6 +112,13 @@ def _text(value: Any) -> str:
     if "\0" in value:
         raise ValueError("a NUL can be in no key")
     return value
+
+
+def _size(value: Any) -> int:
+    size = int(value or 0)
+    if not 0 <= size <= _LARGEST:
+        raise ValueError("a size that no database takes")
+    return size
 
 
 def _moment(text: Any) -> datetime | None:
@@ -138,7 +151,7 @@ def _seaweed_ref(bucket: str, key: str, entry: dict[str, Any]) -> ObjectRef:
     """With etag, size and time where the entry tells them; the store is asked for an etag left out."""
     try:
         etag = b64decode(entry["extended"]["Seaweed-X-Amz-ETag"], validate=True).decode().strip('"')
-        size = int(entry["attributes"].get("file_size") or 0)
+        size = _size(entry["attributes"].get("file_size"))
         modified = datetime.fromtimestamp(entry["attributes"]["mtime"], UTC)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError):
         return ObjectRef(bucket, key)

@@ -26,6 +26,7 @@ from dropflow.storage import connect
 from listeners.alerts import Alerts
 from listeners.canary import make_canary
 from listeners.dispatcher import Dispatcher
+from listeners.http import BoundedProtocol
 from listeners.intake import Intake
 from listeners.metrics import Metrics
 from listeners.settler import BATCH, Patience, Settler
@@ -226,6 +227,7 @@ class Listener:
         app = make_app(self._intake, self._settings.webhook_token, self._metrics, self._why_not_ready)
         config = uvicorn.Config(
             app,
+            http=BoundedProtocol,
             host=self._settings.webhook_host,
             port=port,
             log_level="warning",

@@ -11,7 +11,7 @@ from dropflow.datasets import Datasets
 from dropflow.errors import ObjectMissingError, ReceiptError
 from dropflow.ledger import Entry, Fate, Ledger, Outcome
 from dropflow.objects import ObjectRef, printable
-from dropflow.prefect_api import PrefectApi, Run
+from dropflow.prefect_api import PERMANENT, PrefectApi, Run
 from dropflow.receipts import Receipt, latest_receipt, load_receipt, stands
 from dropflow.storage import ObjectStore
 
@@ -24,8 +24,6 @@ BACKOFF = (0, 2, 10, 30)
 """Seconds until a second, third, … delivery."""
 SLACK = timedelta(seconds=10)
 """How far Prefect's clock may be off ours."""
-PERMANENT = "Failed"
-"""The state of a run that has met what trying again will not change."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from dropflow.errors import NotificationFormatError, TransientError
+from dropflow.errors import LedgerError, NotificationFormatError, TransientError
 from listeners.intake import Intake
 from listeners.metrics import Metrics
 from listeners.parsing import parse_webhook_body
@@ -103,7 +103,7 @@ class Webhook:
             raise RefusedError(401, "unauthorized", "wrong or missing bearer token")
         length = request.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length) > LONGEST_BODY:
-            raise _TOO_LONG
+            raise _too_long()
 
 
 async def take(intake: Intake, body: bytes) -> bool:
@@ -113,11 +113,17 @@ async def take(intake: Intake, body: bytes) -> bool:
     except NotificationFormatError as error:
         await intake.keep_unreadable(body, str(error))
         return False
-    await intake.record_parsed(parsed, body)
+    try:
+        await intake.record_parsed(parsed, body)
+    except LedgerError as error:
+        await intake.keep_unreadable(body, str(error))
+        return False
     return not parsed.problems
 
 
-_TOO_LONG = RefusedError(413, "too long", f"longer than {LONGEST_BODY} bytes")
+def _too_long() -> RefusedError:
+    # A new one each time: an exception keeps the frames it went through, and their bodies.
+    return RefusedError(413, "too long", f"longer than {LONGEST_BODY} bytes")
 
 
 async def _body(request: Request) -> bytes:
@@ -128,7 +134,7 @@ async def _body(request: Request) -> bytes:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > LONGEST_BODY:
-                    raise _TOO_LONG
+                    raise _too_long()
     except TimeoutError as error:
         raise RefusedError(408, "too slow", f"the body took longer than {SLOWEST_BODY:.0f} s") from error
     except ClientDisconnect as error:

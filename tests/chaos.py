@@ -245,43 +245,48 @@ def direct(content: bytes) -> pd.DataFrame:
 
 def problems(stack: ChaosStack, drops: Drops) -> Iterator[str]:
     """Everything that is not as it must be, found from the buckets and what the writers know."""
-    datasets = load_datasets(stack.settings.datasets_dir)
-    store, churn = connect(stack.settings), datasets["churn"]
+    datasets, store = load_datasets(stack.settings.datasets_dir), connect(stack.settings)
     ledger = Ledger(stack.settings.ledger)
     proof = audit(store, datasets, ledger)
     if not proof.clean:
         yield f"audit: {proof}"
-    raw = {ref.key: ref.etag for ref in store.list("raw")}
-    for key, versions in drops.versions.items():
-        if raw.get(key) != versions[-1][0]:
-            yield f"the store lost the last version of {key!r}"
     receipts: dict[tuple[str, str], list[Receipt]] = defaultdict(list)
     for own in store.list("processed", PREFIX):
         receipt = Receipt.model_validate_json(store.get("processed", own.key)[1])
         receipts[receipt.key, receipt.etag].append(receipt)
-    known = {(key, etag) for key, versions in drops.versions.items() for etag, _ in versions}
-    for (key, etag), found in receipts.items():
-        if len(found) != 1:
-            yield f"{key!r} {etag} has {len(found)} receipts"
-        if (key, etag) not in known:
-            yield f"{key!r} {etag} has a receipt, but was never written"
-    told = {(r.output_key, r.output_etag) for found in receipts.values() for r in found if r.output_key}
     outputs = {ref.key: ref.etag for ref in store.list("processed", "churn/")}
-    for output, etag in outputs.items():
-        if (output, etag) not in told:
-            yield f"the output {output!r} is an orphan"
+    yield from _check_receipts(drops, receipts, outputs)
+    raw = {ref.key: ref.etag for ref in store.list("raw")}
     for key, versions in drops.versions.items():
         etag, content = versions[-1]
+        if raw.get(key) != etag:
+            yield f"the store lost the last version of {key!r}"
         found = receipts.get((key, etag))
         if not found:
             yield f"{key!r} {etag} has no receipt"
             continue
-        entries = {e.ref.etag: e for e in ledger.find("raw", key)}
-        entry = entries.get(etag)
+        entry = next((e for e in ledger.find("raw", key) if e.ref.etag == etag), None)
         if entry is None or entry.fate != Fate(found[0].fate):
             yield f"{key!r} is {entry.fate if entry else 'unknown'} in the ledger, {found[0].fate} by receipt"
-        yield from _check_output(store, outputs, churn.output_key(key), found[0], content)
+        output_key = datasets["churn"].output_key(key)
+        yield from _check_output(store, outputs, output_key, found[0], content)
     ledger.close()
+
+
+def _check_receipts(
+    drops: Drops, receipts: dict[tuple[str, str], list[Receipt]], outputs: dict[str, str]
+) -> Iterator[str]:
+    """One receipt per version that was prepared, and a receipt for every output."""
+    written = {(key, etag) for key, versions in drops.versions.items() for etag, _ in versions}
+    for (key, etag), found in receipts.items():
+        if len(found) != 1:
+            yield f"{key!r} {etag} has {len(found)} receipts"
+        if (key, etag) not in written:
+            yield f"{key!r} {etag} has a receipt, but was never written"
+    told = {(r.output_key, r.output_etag) for found in receipts.values() for r in found if r.output_key}
+    for output in outputs.items():
+        if output not in told:
+            yield f"the output {output[0]!r} is an orphan"
 
 
 def _check_output(

@@ -135,7 +135,7 @@ class Running:
 
     def fate(self, key: str) -> tuple[str, str] | None:
         """Fate and reason of a key, by `dropflow status`'s own source."""
-        ledger = Ledger(self.settings.ledger_url)
+        ledger = Ledger(self.settings.ledger)
         found = ledger.find("raw", key)
         ledger.close()
         return (found[0].fate.value, found[0].reason) if found else None

@@ -41,13 +41,13 @@ class MemoryStore:
         bucket: str,
         key: str,
         body: bytes,
-        content_type: str,
+        _content_type: str,
         *,
         metadata: dict[str, str] | None = None,
         instead_of: str | None = None,
     ) -> ObjectRef:
         there = self.buckets[bucket].get(key)
-        if instead_of == ABSENT and there or instead_of not in (None, ABSENT, there and there.ref.etag):
+        if (instead_of == ABSENT and there) or instead_of not in (None, ABSENT, there and there.ref.etag):
             raise AlreadyExistsError(f"put s3://{bucket}/{key}")
         etag = md5(body, usedforsecurity=False).hexdigest()
         ref = ObjectRef(bucket, key, etag, len(body), modified=datetime.now(UTC))

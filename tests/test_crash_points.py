@@ -79,7 +79,7 @@ def test_a_process_killed_at_any_point_loses_nothing(
     assert audit(store, load_datasets(PROJECT / "datasets"), ledger).clean
     assert ledger.counts() == {"churn": {Fate.PROCESSED: 1, Fate.REJECTED: 1}}
     ledger.close()
-    receipts = [ref for ref in store.list("processed", PREFIX)]
+    receipts = list(store.list("processed", PREFIX))
     assert len(receipts) == 2
     receipt = read_receipt(store, churn, refs[0])
     assert receipt is not None

@@ -35,7 +35,7 @@ def test_match(churn: Dataset, key: str, matches: bool) -> None:
     [
         ("churn/x.csv", "churn/x.parquet"),
         ("churn/a/b.csv", "churn/a/b.parquet"),
-        ("churn/.csv", "churn/.csv.parquet"),
+        ("churn/.csv", "churn/.parquet"),
         ("churn/x.csv.csv", "churn/x.csv.parquet"),
     ],
 )

@@ -25,12 +25,17 @@ def test_seaweedfs_is_on_loopback_names_every_port_and_keeps_secrets_out_of_its_
     tmp_path: Path,
 ) -> None:
     access = StoreAccess(5, "the-access-key", "the-secret-key")
-    webhook = Webhook("http://127.0.0.1:9/notifications", "the-token", ["raw", "more"])
+    webhook = Webhook(
+        "http://127.0.0.1:9/notifications", "the-token", [("raw", ""), ("processed", "_receipts/")]
+    )
     command, environment = seaweedfs(tmp_path, access, [1, 2, 3, 4], webhook)
     assert {"-ip.bind=127.0.0.1", "-s3.port=5", "-filer.port=3", "-master.telemetry=false"} <= set(command)
     assert not [word for word in command if "the-" in word]
     # SeaweedFS splits at spaces; with commas it tells of nothing at all.
-    assert environment["WEED_NOTIFICATION_WEBHOOK_PATH_PREFIXES"] == "/buckets/raw/ /buckets/more/"
+    assert (
+        environment["WEED_NOTIFICATION_WEBHOOK_PATH_PREFIXES"]
+        == "/buckets/raw/ /buckets/processed/_receipts/"
+    )
     assert all(environment[f"WEED_JWT_{name}SIGNING_KEY"] for name in ("", "FILER_"))
 
 

@@ -38,18 +38,18 @@ class Prefect:
             raise self.error
         self.events += events
 
-    def runs_of(self, dataset: str, since: datetime) -> list[Run]:
+    def runs_of(self, _dataset: str, _since: datetime) -> list[Run]:
         if self.error:
             raise self.error
         return self.runs
 
-    def run(self, *keys: str, type: str = "RUNNING", state: str = "", message: str = "") -> None:
+    def run(self, *keys: str, kind: str = "RUNNING", state: str = "", message: str = "") -> None:
         now = datetime.now(UTC)
         self.runs = [
-            Run(f"run-{len(self.events)}", frozenset(keys), type, state or type.title(), message, now, now)
+            Run(f"run-{len(self.events)}", frozenset(keys), kind, state or kind.title(), message, now, now)
         ]
 
-    def keys(self) -> list[list[str]]:
+    def batches(self) -> list[list[str]]:
         return [[found["key"] for found in event["payload"]["objects"]] for event in self.events]
 
 
@@ -107,7 +107,7 @@ def make_listener(ledger: Ledger, store: Any, datasets: Datasets, **options: Any
         store,
         prefect,  # type: ignore[arg-type]
         patience=options.pop("patience", AT_ONCE),
-        failed=lambda dataset, entries, reason: failed.extend((e.ref.key, reason) for e in entries),
+        failed=lambda _, entries, reason: failed.extend((e.ref.key, reason) for e in entries),
     )
     dispatcher = Dispatcher(
         ledger,
@@ -144,9 +144,7 @@ def listener(ledger: Ledger, store: ObjectStore) -> Listener:
 
 
 def with_readiness(ledger: Ledger, store: ObjectStore, **readiness: Any) -> Listener:
-    churn = load_datasets(PROJECT / "datasets")["churn"].model_copy(
-        update={"ready": Readiness(**readiness)}
-    )
+    churn = load_datasets(PROJECT / "datasets")["churn"].model_copy(update={"ready": Readiness(**readiness)})
     return make_listener(ledger, store, Datasets({"churn": churn}))
 
 
@@ -171,23 +169,21 @@ def test_what_only_the_sweep_saw_is_dispatched_once(listener: Listener) -> None:
     assert listener.sweep().new == 2
     assert listener.sweep().new == 0
     listener.dispatcher.dispatch()
-    assert listener.prefect.keys() == [["churn/a.csv", "churn/b.csv"]]
+    assert listener.prefect.batches() == [["churn/a.csv", "churn/b.csv"]]
 
 
-def test_while_runs_are_in_flight_arrivals_gather_into_one_event(
-    ledger: Ledger, store: ObjectStore
-) -> None:
+def test_while_runs_are_in_flight_arrivals_gather_into_one_event(ledger: Ledger, store: ObjectStore) -> None:
     listener = make_listener(ledger, store, load_datasets(PROJECT / "datasets"), runs_per_dataset=2)
     refs = [listener.put(f"churn/{number}.csv", b"%d" % number) for number in range(6)]
     for ref in refs:
         listener.see(ref)
         listener.dispatcher.dispatch()
-    assert listener.prefect.keys() == [["churn/0.csv"], ["churn/1.csv"]]
+    assert listener.prefect.batches() == [["churn/0.csv"], ["churn/1.csv"]]
     listener.receipt(refs[0])
     listener.prefect.run("churn/1.csv")
     listener.settler.look()
     listener.dispatcher.dispatch()
-    assert listener.prefect.keys()[2:] == [[ref.key for ref in refs[2:]]]
+    assert listener.prefect.batches()[2:] == [[ref.key for ref in refs[2:]]]
 
 
 def test_an_overwritten_object_is_a_new_object(listener: Listener) -> None:
@@ -399,11 +395,11 @@ def test_a_run_at_work_is_waited_for(listener: Listener) -> None:
     listener.see(ref)
     listener.dispatcher.dispatch()
     for state in ("SCHEDULED", "PENDING", "RUNNING"):
-        listener.prefect.run(ref.key, type=state)
+        listener.prefect.run(ref.key, kind=state)
         listener.settler.look()
         assert listener.fate(ref.key)[0] == Fate.DISPATCHED
         assert listener.fate(ref.key)[1].startswith("waits for run run-1")
-    listener.prefect.run(ref.key, type="CRASHED", message="killed")
+    listener.prefect.run(ref.key, kind="CRASHED", message="killed")
     listener.settler.look()
     assert listener.fate(ref.key) == (Fate.PENDING, "run run-1 ended as Crashed")
 
@@ -413,9 +409,7 @@ def test_a_run_that_was_left_running_is_not_believed_for_ever(listener: Listener
     listener.see(ref)
     listener.dispatcher.dispatch()
     long_ago = datetime.now(UTC) - timedelta(hours=2)
-    listener.prefect.runs = [
-        Run("r", frozenset([ref.key]), "RUNNING", "Running", "", long_ago, long_ago)
-    ]
+    listener.prefect.runs = [Run("r", frozenset([ref.key]), "RUNNING", "Running", "", long_ago, long_ago)]
     listener.settler.look()
     assert listener.fate(ref.key)[0] == Fate.PENDING
 
@@ -424,7 +418,7 @@ def test_a_permanent_failure_is_not_tried_again(listener: Listener) -> None:
     ref = listener.put("churn/a.csv")
     listener.see(ref)
     listener.dispatcher.dispatch()
-    listener.prefect.run(ref.key, type="FAILED", message="KeyError: 'x'")
+    listener.prefect.run(ref.key, kind="FAILED", message="KeyError: 'x'")
     listener.settler.look()
     assert listener.fate(ref.key) == (Fate.FAILED, "KeyError: 'x'")
     assert len(listener.prefect.events) == 1
@@ -437,8 +431,8 @@ def test_what_fails_in_company_is_delivered_alone_in_the_end(listener: Listener)
     for _ in range(3):
         before = len(listener.prefect.events)
         listener.dispatcher.dispatch()
-        sizes.append(max(len(keys) for keys in listener.prefect.keys()[before:]))
-        listener.prefect.run(*(ref.key for ref in refs), type="CRASHED")
+        sizes.append(max(len(keys) for keys in listener.prefect.batches()[before:]))
+        listener.prefect.run(*(ref.key for ref in refs), kind="CRASHED")
         while listener.entry(refs[0].key).fate is Fate.DISPATCHED:
             listener.settler.look()
     assert sizes == [150, 100, 10]
@@ -448,7 +442,7 @@ def test_a_delivery_never_exceeds_what_prefect_takes_as_parameters(listener: Lis
     long = "ü" * 400
     listener.see(*(ObjectRef("raw", f"churn/{long}{number}.csv", "e") for number in range(400)))
     listener.dispatcher.dispatch()
-    assert all(sum(len(key.encode()) for key in keys) < 250_000 for keys in listener.prefect.keys())
+    assert all(sum(len(key.encode()) for key in keys) < 250_000 for keys in listener.prefect.batches())
     assert len(listener.prefect.events) > 1
 
 
@@ -540,7 +534,7 @@ def test_a_replay_of_what_is_unchanged_makes_one_event_and_settles_as_before(lis
     listener.settler.look()
     assert listener.fate(ref.key)[0] == Fate.PENDING, "the old receipt alone does not settle it"
     listener.dispatcher.dispatch()
-    listener.prefect.run(ref.key, type="FAILED", state="Rejected")
+    listener.prefect.run(ref.key, kind="FAILED", state="Rejected")
     listener.settler.look()
     assert listener.fate(ref.key) == (Fate.REJECTED, "is empty")
 
@@ -572,11 +566,11 @@ def test_objects_wait_for_the_marker_of_their_folder(ledger: Ledger, store: Obje
     assert listener.prefect.events == []
     listener.see(listener.put("churn/1/_SUCCESS", b""))
     listener.dispatcher.dispatch()
-    assert listener.prefect.keys() == [["churn/1/a.csv", "churn/1/b.csv"]]
+    assert listener.prefect.batches() == [["churn/1/a.csv", "churn/1/b.csv"]]
     assert listener.fate("churn/1/_SUCCESS")[0] == Fate.IGNORED
     listener.see(listener.put("churn/1/late.csv"))
     listener.dispatcher.dispatch()
-    assert listener.prefect.keys()[1:] == [["churn/1/late.csv"]]
+    assert listener.prefect.batches()[1:] == [["churn/1/late.csv"]]
 
 
 def test_a_marker_nobody_told_of_is_found(ledger: Ledger, store: ObjectStore) -> None:
@@ -586,7 +580,7 @@ def test_a_marker_nobody_told_of_is_found(ledger: Ledger, store: ObjectStore) ->
     listener.put("churn/1/_SUCCESS", b"")
     listener.dispatcher.release_marked()
     listener.dispatcher.dispatch()
-    assert listener.prefect.keys() == [["churn/1/a.csv"]]
+    assert listener.prefect.batches() == [["churn/1/a.csv"]]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Payloads of every source to ObjectCreated, against lines recorded from real servers."""
 
 import json
+from base64 import b64encode
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -34,6 +37,43 @@ def test_keys_are_decoded_by_source() -> None:
     escaped = "churn/f%C3%A4il%2Bname+a%26b.csv"
     assert refs(parse_webhook_body(body(record(escaped))))[0].key == "churn/fäil+name a&b.csv"
     assert refs(parse_stream_line(body(record("churn/a%20b+c.csv"))))[0].key == "churn/a%20b+c.csv"
+
+
+@pytest.mark.parametrize("parse", [parse_stream_line, parse_webhook_body])
+@pytest.mark.parametrize(
+    "key", ["../a.csv", "churn/../../a.csv", "/etc/passwd", "a\r\nb.csv", "a\x1b[2Kb.csv"]
+)
+def test_strange_keys_are_told_as_they_are(parse: Callable[[bytes], Parsed], key: str) -> None:
+    assert [ref.key for ref in refs(parse(body(record(key))))] == [key]
+
+
+@pytest.mark.parametrize("parse", [parse_stream_line, parse_webhook_body])
+def test_a_nul_is_in_no_key(parse: Callable[[bytes], Parsed]) -> None:
+    parsed = parse(body(record("churn/a\0b.csv")))
+    assert refs(parsed) == []
+    assert parsed.problems == ["record 0: ValueError: a NUL can be in no key"]
+
+
+@pytest.mark.parametrize(
+    ("told", "modified"),
+    [
+        ("2026-11-21T07:43:29.123Z", datetime(2026, 11, 21, 7, 43, 29, 123000, UTC)),
+        ("2026-11-21T09:43:29+02:00", datetime(2026, 11, 21, 7, 43, 29, tzinfo=UTC)),
+        ("2026-11-21T07:43:29", None),
+        ("0001-01-01T00:00:00+14:00", None),
+        ("9999-12-31T23:59:59-14:00", None),
+        ("yesterday", None),
+        ("", None),
+        (1795241009, None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_the_events_time_is_when_the_object_was_written(told: Any, modified: datetime | None) -> None:
+    for parse in (parse_stream_line, parse_webhook_body):
+        (ref,) = refs(parse(body({**record(), "eventTime": told})))
+        assert ref.modified == modified
+        assert ref == ObjectRef("raw", "churn/a.csv", "e1", 3), "the time is no part of what it is"
 
 
 @pytest.mark.parametrize("line", [b"", b"   ", b'{"Records":null}', b'  {"Records":null}', b'{"Records":[]}'])
@@ -78,6 +118,17 @@ BROKEN_RECORDS: list[Any] = [
     record(size="many"),
     record(size=[1]),
     record(size=float("inf")),
+    record(size=1e30),
+    record(size=2**63),
+    record(size="9" * 30),
+    record(key="churn/a\0.csv"),
+    record(key="churn/a%00.csv"),
+    record(key="churn/\ud800.csv"),
+    record(eTag="\ud800"),
+    record(eTag="a\0"),
+    record(eTag=["e1"]),
+    record(versionId="\udfff"),
+    record(versionId={"v": 1}),
     {**record(), "s3": {"bucket": {"name": 3}, "object": {"key": "k"}}},
 ]
 
@@ -121,10 +172,80 @@ def seaweed(key: str, event: str = "create", **entry: Any) -> bytes:
     ).encode()
 
 
-def test_seaweedfs_tells_keys_raw_and_without_etag() -> None:
+def stored(etag: str, **attributes: Any) -> dict[str, Any]:
+    """What SeaweedFS tells of an entry's content."""
+    given = {"file_size": 8, "mtime": 1795241213, **attributes}
+    return {"attributes": given, "extended": {"Seaweed-X-Amz-ETag": b64encode(etag.encode()).decode()}}
+
+
+MD5 = "e5ebd4c02cefbe7955977c67ada242b7"
+
+
+def test_seaweedfs_tells_keys_raw_and_may_leave_out_the_etag() -> None:
     parsed = parse_webhook_body(seaweed("/buckets/raw/churn/a%20b+ü.csv"))
     assert refs(parsed) == [ObjectRef("raw", "churn/a%20b+ü.csv")]
     assert parsed.created[0].source == "webhook"
+
+
+@pytest.mark.parametrize("etag", [MD5, f"{MD5}-2", f'"{MD5}"'])
+def test_seaweedfs_tells_etag_size_and_time(etag: str) -> None:
+    (ref,) = refs(parse_webhook_body(seaweed("/buckets/raw/churn/a.csv", **stored(etag))))
+    assert ref == ObjectRef("raw", "churn/a.csv", etag.strip('"'), 8)
+    assert ref.modified == datetime(2026, 11, 21, 6, 6, 53, tzinfo=UTC)
+
+
+def test_seaweedfs_leaves_out_the_size_of_an_empty_object() -> None:
+    entry = stored(MD5)
+    del entry["attributes"]["file_size"]
+    assert refs(parse_webhook_body(seaweed("/buckets/raw/a.csv", **entry)))[0].size == 0
+
+
+@pytest.mark.parametrize(
+    "etag", ["", "x", MD5[:-1], MD5 + "0", MD5.upper(), f"{MD5}-", f"{MD5}\n", f"../{MD5}"]
+)
+def test_what_does_not_look_like_an_etag_is_left_to_the_store(etag: str) -> None:
+    (ref,) = refs(parse_webhook_body(seaweed("/buckets/raw/churn/a.csv", **stored(etag))))
+    assert (ref.key, ref.etag) == ("churn/a.csv", "")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"extended": {"Seaweed-X-Amz-ETag": "no base64"}, "attributes": {"mtime": 1}},
+        {"extended": {"Seaweed-X-Amz-ETag": "/w=="}, "attributes": {"mtime": 1}},
+        {"extended": {"Seaweed-X-Amz-ETag": 7}, "attributes": {"mtime": 1}},
+        {"extended": [], "attributes": {"mtime": 1}},
+        {"extended": None},
+        {**stored(MD5), "attributes": None},
+        {**stored(MD5), "attributes": {}},
+        {**stored(MD5), "attributes": []},
+        stored(MD5, mtime="now"),
+        stored(MD5, mtime=1e30),
+        stored(MD5, mtime=float("nan")),
+        stored(MD5, mtime=float("inf")),
+        stored(MD5, file_size="many"),
+        stored(MD5, file_size=[8]),
+        stored(MD5, file_size=1e30),
+        stored(MD5, file_size=2**63),
+    ],
+)
+def test_of_an_entry_that_makes_no_sense_the_key_is_taken(entry: dict[str, Any]) -> None:
+    assert refs(parse_webhook_body(seaweed("/buckets/raw/churn/a.csv", **entry))) == [
+        ObjectRef("raw", "churn/a.csv")
+    ]
+
+
+@pytest.mark.parametrize("key", ["/buckets/raw/a\0.csv", "/buckets/raw/\ud800.csv", "", None])
+def test_seaweedfs_keys_that_can_be_none_raise(key: Any) -> None:
+    with pytest.raises(NotificationFormatError):
+        parse_webhook_body(seaweed(key))
+
+
+def test_a_body_of_nothing_but_wrong_records_is_told_in_few_words() -> None:
+    parsed = parse_webhook_body(b'{"Records":[' + b"0," * 100_000 + b"0]}")
+    assert parsed.created == []
+    assert parsed.problems
+    assert sum(len(problem) for problem in parsed.problems) < 10_000, "64 such bodies may be at hand at once"
 
 
 def test_seaweedfs_tells_of_versions_below_the_key() -> None:

@@ -45,3 +45,29 @@ def test_minio_tells_etag_size_and_version(name: str) -> None:
     assert by_key["churn/multipart.csv"].size == 10 * 2**20
     assert by_key["churn/multipart.csv"].etag.endswith("-2")
     assert [ref.key for ref in refs if ref.version_id] == ["churn/versioned.csv"]
+
+
+def test_minio_tells_when_each_object_was_written() -> None:
+    for name in ("minio_stream.ndjson", "minio_webhook.ndjson"):
+        refs = [created.ref for one in parsed(name) for created in one.created]
+        assert [ref.key for ref in refs if ref.modified is None or ref.modified.year != 2026] == []
+
+
+def test_seaweedfs_tells_etag_size_and_time_but_of_versions() -> None:
+    refs = [created.ref for one in parsed("seaweedfs_webhook.ndjson") for created in one.created]
+    told = {ref.key: ref for ref in refs if ref.etag}
+    assert set(told) == DROPPED - {"churn/versioned.csv"}
+    assert all(ref.size is not None and ref.modified for ref in told.values())
+    assert told["churn/empty.csv"].size == 0
+    assert told["churn/multipart.csv"].size == 10 * 2**20
+    assert told["churn/multipart.csv"].etag.endswith("-2")
+
+
+def test_both_stores_tell_the_same_etag_of_the_same_bytes() -> None:
+    stores = []
+    for name in ("minio_webhook.ndjson", "seaweedfs_webhook.ndjson"):
+        refs = [created.ref for one in parsed(name) for created in one.created]
+        stores.append({ref.key: ref.etag for ref in refs if ref.etag})
+    minio, seaweedfs = stores
+    assert minio["churn/plain.csv"] == seaweedfs["churn/plain.csv"]
+    assert minio["churn/empty.csv"] == seaweedfs["churn/empty.csv"]

@@ -17,6 +17,7 @@ from conftest import Running, wait_until
 from dropflow import drops
 from dropflow.demo import body_of, subject_of
 from dropflow.samples import churn_csv
+from flows.preprocess import MOST_TOLD
 
 pytestmark = pytest.mark.stack
 
@@ -118,11 +119,14 @@ def test_bad_file_is_rejected_with_its_reason(
     assert running.store.get("raw", drop.ref.key)[1] == content, "the object is untouched"
     run = wait_until(lambda: [r for r in running.runs(drop) if r["state_type"] == "FAILED"])[0]
     assert run["state_name"] == "Rejected"
-    assert reason in run["state"]["message"]
+    assert reason in run["state"]["message"] or len(run["parameters"]["keys"]) > MOST_TOLD
     wait_until(lambda: (running.fate(drop.ref.key) or ("",))[0] == "rejected", what="the ledger's fate")
-    mail = running.mailbox.wait_for(f"Rejected: churn · {name}", 60)
+    # Of files that were prepared in one run one mail tells, the first few by name.
+    subject = f"Rejected: {run['name']}"
+    mail = running.mailbox.wait_for(subject, 60)
     assert mail is not None
-    assert reason[:40] in " ".join(body_of(mail).split())
+    told = [line for line in run["state"]["message"].splitlines() if f"/{name} " in line]
+    assert all(line[:60] in " ".join(body_of(mail).split()) for line in told)
 
 
 KEYS = [
@@ -147,7 +151,7 @@ def test_hostile_keys_work(running: Running, key_drops: dict[str, drops.Drop], k
     assert outcome.fate == "processed", outcome.reason
     assert len(processed(running, outcome)) == 200
     (run,) = running.runs(key_drops[key])
-    assert run["parameters"]["keys"] == [key]
+    assert key in run["parameters"]["keys"]
     assert f"key:{key}" in run["tags"]
 
 
@@ -280,7 +284,7 @@ def test_status_counts_by_dataset(running: Running) -> None:
     done = running.cli("status", "--json")
     counts = json.loads(done.stdout)["datasets"]["churn"]
     assert counts["processed"] >= 1
-    assert set(counts) == {"pending", "dispatched", "processed", "rejected", "ignored", "failed"}
+    assert set(counts) == {"seen", "pending", "dispatched", "processed", "rejected", "ignored", "failed"}
 
 
 def test_no_secret_reaches_logs_events_or_runs(running: Running) -> None:

@@ -1,14 +1,17 @@
-"""Store and receipts, against moto."""
+"""Store, receipts, and the keys of receipts and outputs, against moto."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tenacity
 from botocore.exceptions import ClientError, EndpointConnectionError
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
 from dropflow import retry
-from dropflow.datasets import Dataset
+from dropflow.datasets import Dataset, load_datasets
 from dropflow.errors import (
     AlreadyExistsError,
     ObjectMissingError,
@@ -18,9 +21,22 @@ from dropflow.errors import (
     TransientError,
 )
 from dropflow.objects import ObjectRef
-from dropflow.receipts import Receipt, commit_receipt, read_receipt, receipt_key
-from dropflow.settings import Settings
-from dropflow.storage import ObjectStore, connect
+from dropflow.receipts import (
+    FINGERPRINT,
+    MOST_RACES,
+    SOURCE,
+    Receipt,
+    ReceiptName,
+    commit_receipt,
+    is_orphan,
+    latest_receipt,
+    parse_receipt_key,
+    read_receipt,
+    receipt_key,
+    standing_receipt,
+)
+from dropflow.settings import PROJECT, Settings
+from dropflow.storage import ABSENT, ObjectStore, connect
 
 REF = ObjectRef("raw", "churn/a.csv", "etag1")
 
@@ -59,11 +75,49 @@ def test_listing_goes_through_all_pages(store: ObjectStore, monkeypatch: pytest.
     assert [ref.key for ref in store.list("raw")] == [f"k{number}" for number in range(7)]
 
 
-def test_create_only_once(store: ObjectStore) -> None:
-    store.create("raw", "once", b"1", "text/plain")
+def test_where_nothing_may_be_only_the_first_writes(store: ObjectStore) -> None:
+    store.put("raw", "once", b"1", "text/plain", instead_of=ABSENT)
     with pytest.raises(AlreadyExistsError):
-        store.create("raw", "once", b"2", "text/plain")
+        store.put("raw", "once", b"2", "text/plain", instead_of=ABSENT)
     assert store.get("raw", "once")[1] == b"1"
+
+
+def test_of_two_who_replace_the_same_bytes_one_writes(store: ObjectStore) -> None:
+    first = store.put("raw", "cas", b"1", "text/plain")
+    second = store.put("raw", "cas", b"2", "text/plain", instead_of=first.etag)
+    with pytest.raises(AlreadyExistsError):
+        store.put("raw", "cas", b"late", "text/plain", instead_of=first.etag)
+    found, content = store.get("raw", "cas")
+    assert (found.etag, content) == (second.etag, b"2")
+
+
+def test_what_was_to_be_replaced_and_has_vanished_is_a_lost_race(store: ObjectStore) -> None:
+    first = store.put("raw", "cas", b"1", "text/plain")
+    store.delete("raw", "cas")
+    with pytest.raises(AlreadyExistsError):
+        store.put("raw", "cas", b"2", "text/plain", instead_of=first.etag)
+    with pytest.raises(ObjectMissingError):
+        store.stat("raw", "cas")
+
+
+def test_a_deleted_object_may_be_deleted_again(store: ObjectStore) -> None:
+    store.put("raw", "gone", b"", "text/plain")
+    store.delete("raw", "gone")
+    store.delete("raw", "gone")
+
+
+def test_metadata_comes_back_with_the_head(store: ObjectStore) -> None:
+    told = {"source-etag": "e1", "fingerprint": "f1", "flow-run": "r1"}
+    store.put("processed", "a.parquet", b"12", "application/octet-stream", metadata=told)
+    head = store.head("processed", "a.parquet")
+    assert head.metadata == told
+    assert head.ref == store.stat("processed", "a.parquet")
+    assert head.ref.modified is not None
+
+
+def test_an_objects_age_is_told_by_the_stores_own_clock() -> None:
+    client = Failing(date="Sat, 21 Nov 2026 12:01:30 GMT")
+    assert ObjectStore(client).head("raw", "k").age == 90  # type: ignore[arg-type]
 
 
 def test_missing_objects_are_told_apart(store: ObjectStore) -> None:
@@ -76,15 +130,21 @@ def test_missing_objects_are_told_apart(store: ObjectStore) -> None:
 class Failing:
     """A client whose head_object raises what it is given, then succeeds."""
 
-    def __init__(self, *errors: Exception) -> None:
+    def __init__(self, *errors: Exception, date: str = "Sat, 21 Nov 2026 12:00:00 GMT") -> None:
         self.errors = list(errors)
+        self.date = date
         self.calls = 0
 
     def head_object(self, **_: Any) -> dict[str, Any]:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
-        return {"ETag": '"e"', "ContentLength": 1}
+        return {
+            "ETag": '"e"',
+            "ContentLength": 1,
+            "LastModified": datetime(2026, 11, 21, 12, tzinfo=UTC),
+            "ResponseMetadata": {"HTTPHeaders": {"date": self.date}},
+        }
 
 
 def answer(status: int, code: str = "") -> ClientError:
@@ -136,19 +196,19 @@ def receipt(**changes: Any) -> Receipt:
 
 def test_one_receipt_per_object_and_fingerprint(store: ObjectStore, churn: Dataset) -> None:
     first, second = receipt(flow_run_id="1"), receipt(flow_run_id="2")
-    assert commit_receipt(store, churn, first, replace=False) is True
-    assert commit_receipt(store, churn, second, replace=False) is False
+    assert commit_receipt(store, churn, first, force=False) is True
+    assert commit_receipt(store, churn, second, force=False) is False
     assert read_receipt(store, churn, REF, "f1") == first
-    assert commit_receipt(store, churn, first, replace=False) is True, "its own lost answer"
-    assert commit_receipt(store, churn, second, replace=True) is True
+    assert commit_receipt(store, churn, first, force=False) is True, "its own lost answer"
+    assert commit_receipt(store, churn, second, force=True) is True
     assert read_receipt(store, churn, REF, "f1") == second
 
 
 def test_receipts_are_found_by_object_and_recipe(store: ObjectStore, churn: Dataset) -> None:
     assert read_receipt(store, churn, REF) is None
     old, new = receipt(fingerprint="f1"), receipt(fingerprint="f2")
-    commit_receipt(store, churn, old, replace=False)
-    commit_receipt(store, churn, new, replace=False)
+    commit_receipt(store, churn, old, force=False)
+    commit_receipt(store, churn, new, force=False)
     assert read_receipt(store, churn, REF, "f1") == old
     assert read_receipt(store, churn, REF) == new
     assert read_receipt(store, churn, ObjectRef("raw", REF.key, "etag")) is None
@@ -167,3 +227,145 @@ def test_an_unreadable_receipt_is_named(store: ObjectStore, churn: Dataset) -> N
     store.put("processed", key, b"{", "application/json")
     with pytest.raises(ReceiptError, match="is no receipt: delete it"):
         read_receipt(store, churn, REF)
+
+
+def output(store: ObjectStore, content: bytes = b"output", **metadata: str) -> dict[str, str]:
+    """Write an output; the fields of a receipt that tells of it."""
+    ref = store.put("processed", "churn/a.parquet", content, "application/octet-stream", metadata=metadata)
+    return {"output_bucket": ref.bucket, "output_key": ref.key, "output_etag": ref.etag}
+
+
+def test_a_receipt_stands_while_its_output_is_there(store: ObjectStore, churn: Dataset) -> None:
+    told = receipt(**output(store))
+    commit_receipt(store, churn, told, force=False)
+    assert standing_receipt(store, churn, REF) == told
+    output(store, b"of other bytes")
+    assert standing_receipt(store, churn, REF) is None
+    store.delete("processed", "churn/a.parquet")
+    assert standing_receipt(store, churn, REF, "f1") is None
+    assert read_receipt(store, churn, REF) == told
+
+
+def test_a_receipt_whose_output_was_replaced_gives_way_without_force(
+    store: ObjectStore, churn: Dataset
+) -> None:
+    commit_receipt(store, churn, receipt(flow_run_id="1", **output(store)), force=False)
+    again = receipt(flow_run_id="2", **output(store, b"anew"))
+    assert commit_receipt(store, churn, again, force=False) is True
+    assert read_receipt(store, churn, REF, "f1") == again
+    assert commit_receipt(store, churn, receipt(flow_run_id="3"), force=False) is False
+
+
+def test_the_latest_receipt_comes_with_its_own_reference(store: ObjectStore, churn: Dataset) -> None:
+    assert latest_receipt(store, churn, REF) is None
+    commit_receipt(store, churn, receipt(fingerprint="z"), force=False)
+    commit_receipt(store, churn, latest := receipt(fingerprint="a"), force=False)
+    found = latest_receipt(store, churn, REF)
+    assert found is not None
+    assert found == (store.stat("processed", receipt_key(churn, REF, "a")), latest)
+
+
+def test_a_receipt_that_others_keep_writing_is_given_up(
+    store: ObjectStore, churn: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, key = store.client.put_object, receipt_key(churn, REF, "f1")
+    races = 0
+
+    def overtaken(**request: Any) -> Any:
+        nonlocal races
+        races += 1
+        other = receipt(flow_run_id=f"other {races}").model_dump_json().encode()
+        real(Bucket="processed", Key=key, Body=other)
+        return real(**request)
+
+    monkeypatch.setattr(store.client, "put_object", overtaken)
+    with pytest.raises(TransientError, match="other runs write it, too"):
+        commit_receipt(store, churn, receipt(), force=True)
+    assert races == MOST_RACES
+
+
+def test_an_output_is_an_orphan_until_a_receipt_tells_of_it(store: ObjectStore, churn: Dataset) -> None:
+    written = output(store, **{SOURCE: REF.etag, FINGERPRINT: "f1"})
+    head = store.head("processed", written["output_key"])
+    assert is_orphan(store, churn, REF.key, head)
+    commit_receipt(store, churn, receipt(), force=False)
+    assert is_orphan(store, churn, REF.key, head), "the receipt tells of no output"
+    commit_receipt(store, churn, receipt(**written), force=True)
+    assert not is_orphan(store, churn, REF.key, head)
+    output(store, b"of somebody else")
+    assert not is_orphan(store, churn, REF.key, store.head("processed", written["output_key"]))
+
+
+CHURN = load_datasets(PROJECT / "datasets")["churn"]
+KEYS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+ETAGS = st.from_regex(r"[0-9a-f]{32}(-[0-9]{1,4})?", fullmatch=True)
+FINGERPRINTS = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
+
+
+@given(KEYS, ETAGS, FINGERPRINTS)
+@example("a/b.json", "e", "f")
+@example("/", "e", "f")
+@example("a//b/", "e.e", "f")
+@example("_receipts/churn/a.csv/e.f.json", "e", "f")
+def test_a_receipts_key_tells_of_what_it_is(key: str, etag: str, fingerprint: str) -> None:
+    assume(not key.startswith("~"))
+    name = receipt_key(CHURN, ObjectRef("raw", key, etag), fingerprint)
+    assert parse_receipt_key(name) == ReceiptName("churn", key, etag, fingerprint)
+
+
+@given(st.integers(880, 1024), ETAGS, FINGERPRINTS)
+def test_the_key_of_a_long_keys_receipt_tells_all_but_the_key(size: int, etag: str, fingerprint: str) -> None:
+    name = receipt_key(CHURN, ObjectRef("raw", "k" * size, etag), fingerprint)
+    assert len(name) <= 1024
+    assert parse_receipt_key(name) == ReceiptName("churn", "", etag, fingerprint)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "_receipts/",
+        "_receipts/churn/e.f.json",
+        "_receipts/churn/a.csv/e.f",
+        "_receipts/churn/a.csv/e.json",
+        "_receipts/churn/a.csv/.f.json",
+        "_receipts/churn/a.csv/.json",
+        "churn/a.csv/e.f.json",
+        "x_receipts/churn/a.csv/e.f.json",
+    ],
+)
+def test_other_keys_are_no_receipts(key: str) -> None:
+    assert parse_receipt_key(key) is None
+
+
+PIECES = st.sampled_from(["a", "b", "ü", ".", ".csv", ".txt", "csv", ".parquet", "~", "*"])
+BELOW = st.lists(st.one_of(PIECES, st.just("/")), max_size=6).map("".join)
+BESIDE = st.lists(PIECES, max_size=6).map("".join)
+ENDINGS = st.sampled_from([".csv", ".txt"])
+KEYS_OF = st.one_of(
+    st.builds("raw/churn/**/*.csv churn/{}.csv".format, BELOW),
+    st.builds("raw/**/*.csv {}.csv".format, BELOW),
+    st.builds("raw/** {}x".format, BELOW),
+    st.builds("raw/*.csv {}.csv".format, BESIDE),
+    st.builds("raw/{{a,churn}}/*.csv a/{}.csv".format, BESIDE),
+    st.builds("raw/churn/*.{{csv,txt}} churn/{}{}".format, BESIDE, ENDINGS),
+).map(str.split)
+
+
+@given(KEYS_OF)
+@example(["raw/churn/**/*.csv", "churn/a.csv.csv"])
+@example(["raw/churn/**/*.csv", "churn/churn/a.parquet.csv"])
+@example(["raw/churn/**/*.csv", "churn/.csv.csv"])
+@example(["raw/churn/**/*.csv", "churn/.csv"])
+def test_an_output_tells_the_one_key_it_comes_from(match_and_key: list[str]) -> None:
+    match, key = match_and_key
+    dataset = CHURN.model_copy(update={"match": match})
+    assume(dataset.matches("raw", key))
+    assert dataset.source_key(dataset.output_key(key)) == key
+
+
+@pytest.mark.parametrize(
+    "key", ["churn", "other/a.parquet", "churn/a.csv", "_receipts/churn/a.csv/e.f.json", ""]
+)
+def test_what_is_no_output_of_the_dataset_comes_from_no_key(key: str) -> None:
+    assert CHURN.source_key(key) is None

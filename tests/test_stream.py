@@ -8,13 +8,18 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.auth import S3SigV4Auth
 from test_recordings import DATA, DROPPED
+from test_webhook import CountingLedger
 
 from dropflow.datasets import Datasets, load_datasets
 from dropflow.errors import PermanentError, TransientError
 from dropflow.ledger import Fate, Ledger
+from dropflow.objects import ObjectRef
 from dropflow.settings import PROJECT, Settings
 from listeners import stream
 from listeners.intake import Intake
@@ -23,9 +28,9 @@ from listeners.stream import Stream, lines, open_stream
 Handler = Callable[[BaseHTTPRequestHandler], None]
 
 
-def line(key: str) -> bytes:
-    item = {"key": f"churn/{key}", "eTag": key, "size": 1}
-    event = {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": "raw"}, "object": item}}
+def line(key: str, folder: str = "churn/", bucket: str = "raw") -> bytes:
+    item = {"key": f"{folder}{key}", "eTag": key, "size": 1}
+    event = {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": item}}
     return json.dumps({"Records": [event]}).encode() + b"\n"
 
 
@@ -90,29 +95,37 @@ def follow(
 ) -> int:
     """Follow the stream until the ledger has `expected` objects; how often it connected."""
     monkeypatch.setattr(stream, "FIRST_WAIT", 0.01)
-    connections = 0
+    connections: list[None] = []
+    intake = Intake(ledger, datasets)
+    followed = Stream(settings, "raw", intake, connected=lambda: connections.append(None))
+    until(followed, lambda: len(keys(ledger)) >= expected)
+    return len(connections)
 
-    async def connected() -> None:
-        nonlocal connections
-        connections += 1
+
+def until(followed: Stream, condition: Callable[[], bool]) -> None:
+    """Follow the stream until the condition is true."""
 
     async def run() -> None:
-        task = asyncio.create_task(Stream(settings, "raw", Intake(ledger, datasets), connected).run())
+        task = asyncio.create_task(followed.run())
         async with asyncio.timeout(20):
-            while len(ledger.with_fate(Fate.PENDING, 100)) < expected:
+            while not condition():
+                assert not task.done(), task.exception()
                 await asyncio.sleep(0.02)
         task.cancel()
 
     asyncio.run(run())
-    return connections
 
 
 def at(settings: Settings, endpoint: str) -> Settings:
     return settings.model_copy(update={"s3_endpoint": endpoint})
 
 
-def keys(ledger: Ledger) -> set[str]:
-    return {entry.ref.key.removeprefix("churn/") for entry in ledger.with_fate(Fate.PENDING, 100)}
+def refs(ledger: Ledger) -> list[ObjectRef]:
+    return [entry.ref for entry in ledger.search(fates=[Fate.PENDING])]
+
+
+def keys(ledger: Ledger) -> list[str]:
+    return [ref.key.removeprefix("churn/") for ref in refs(ledger)]
 
 
 def test_the_recorded_stream_of_a_real_minio(
@@ -123,7 +136,8 @@ def test_the_recorded_stream_of_a_real_minio(
     with server(ended(*chunks)) as (endpoint, _):
         # One of the objects was overwritten: eleven in all.
         follow(at(settings, endpoint), ledger, datasets, len(DROPPED) + 1, monkeypatch)
-    assert {f"churn/{key}" for key in keys(ledger)} == DROPPED
+    assert {ref.key for ref in refs(ledger)} == DROPPED
+    assert [ref.key for ref in refs(ledger) if ref.modified is None] == []
 
 
 def test_lines_in_any_cut_with_keep_alives_between(
@@ -133,7 +147,7 @@ def test_lines_in_any_cut_with_keep_alives_between(
     chunks = [whole[at : at + 7] for at in range(0, len(whole), 7)]
     with server(ended(*chunks)) as (endpoint, _):
         follow(at(settings, endpoint), ledger, datasets, 3, monkeypatch)
-    assert keys(ledger) == {"a", "b", "ü"}
+    assert keys(ledger) == ["a", "b", "ü"]
     assert ledger.unreadable() == 0
 
 
@@ -151,7 +165,7 @@ def test_cut_connections_half_lines_and_refusals_are_survived(
     ]
     with server(*answers) as (endpoint, requests):
         connections = follow(at(settings, endpoint), ledger, datasets, 2, monkeypatch)
-    assert keys(ledger) == {"a", "b"}, "half a line is no news; the sweep finds its object"
+    assert keys(ledger) == ["a", "b"], "half a line is no news; the sweep finds its object"
     assert connections >= 3, "each live connection asks for a sweep"
     assert len(requests) >= 6
 
@@ -167,11 +181,11 @@ def test_a_line_that_is_no_notification_is_kept_and_passed_over(
 def test_objects_of_other_buckets_and_folders_are_not_recorded(
     settings: Settings, ledger: Ledger, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = line("x").replace(b'"raw"', b'"elsewhere"')
+    other = line("x", bucket="elsewhere") + line("output", bucket="processed")
     folder = line("folder/")
     with server(ended(b" ", other, folder, line("a"))) as (endpoint, _):
         follow(at(settings, endpoint), ledger, datasets, 1, monkeypatch)
-    assert keys(ledger) == {"a"}
+    assert keys(ledger) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -231,6 +245,87 @@ def test_the_request_is_signed_and_names_the_events(settings: Settings) -> None:
     assert "s3%3AObjectCreated%3APut&" in str(request.url)
     assert "ObjectCreated%3A*" not in str(request.url), "tagging would trigger the pipeline"
     assert "testing-secret" not in str(request.headers)
+    assert "prefix" not in str(request.url)
+
+
+def test_a_prefix_is_part_of_what_is_signed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed: list[str] = []
+    real = S3SigV4Auth.canonical_request
+
+    def canonical(self: S3SigV4Auth, request: Any) -> str:
+        signed.append(real(self, request))
+        return signed[-1]
+
+    monkeypatch.setattr(S3SigV4Auth, "canonical_request", canonical)
+    request = stream.signed_request(settings, "processed", "_receipts/ä &+/")
+    sent = request.url.raw_path.decode().partition("?")[2]
+    assert sent.endswith("&prefix=_receipts%2F%C3%A4%20%26%2B%2F")
+    # MinIO signs the parameters in the order given, botocore sorted.
+    assert signed[0].splitlines()[2] == sent
+
+
+def test_receipts_are_asked_for_by_prefix_and_told_to_who_reads_them(
+    settings: Settings, ledger: Ledger, datasets: Datasets
+) -> None:
+    receipts = [line(f"{n}.f.json", "_receipts/churn/a.csv/", "processed") for n in range(3)]
+    intake = Intake(ledger, datasets)
+    with server(ended(b" ", *receipts)) as (endpoint, requests):
+        followed = Stream(at(settings, endpoint), "processed", intake, prefix="_receipts/")
+        until(followed, lambda: len(intake.receipts) >= 3)
+    assert intake.receipts[0] == ("processed", "_receipts/churn/a.csv/0.f.json")
+    assert intake.told.is_set()
+    assert not intake.arrived.is_set()
+    assert keys(ledger) == []
+    assert requests[0].startswith("/processed?")
+    assert "prefix=_receipts%2F" in requests[0]
+
+
+def test_whether_the_stream_is_live_is_reported_and_why_not(
+    settings: Settings, ledger: Ledger, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "FIRST_WAIT", 0.01)
+    told: list[tuple[bool, str]] = []
+    happened: list[str] = []
+
+    async def report(live: bool, why: str) -> None:
+        told.append((live, why))
+        happened.append("live" if live else "not live")
+
+    with server(status(503), ended(b" ", line("a"), line("b")), status(403)) as (endpoint, _):
+        followed = Stream(
+            at(settings, endpoint),
+            "raw",
+            Intake(ledger, datasets),
+            connected=lambda: happened.append("connected"),
+            report=report,
+        )
+        until(followed, lambda: len(told) >= 4)
+    assert [live for live, _ in told[:4]] == [False, True, False, False]
+    assert ["answered 503" in told[0][1], "ended it" in told[2][1], "403" in told[3][1]] == [True] * 3
+    assert happened[:4] == ["not live", "live", "connected", "not live"], "once a connection, not a line"
+
+
+def test_what_one_chunk_tells_is_recorded_together(
+    settings: Settings, datasets: Datasets, tmp_path: Path
+) -> None:
+    ledger = CountingLedger(f"sqlite:///{tmp_path}/counted.sqlite")
+    with server(ended(b" ", b"".join(line(str(number)) for number in range(500)))) as (endpoint, _):
+        followed = Stream(at(settings, endpoint), "raw", Intake(ledger, datasets))
+        until(followed, lambda: len(keys(ledger)) >= 500)
+    assert ledger.transactions < 50, "TCP may have cut the chunk"
+    ledger.close()
+
+
+def test_a_stream_goes_on_when_the_ledger_could_not_be_reached(
+    settings: Settings, datasets: Datasets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "FIRST_WAIT", 0.01)
+    ledger = CountingLedger(f"sqlite:///{tmp_path}/counted.sqlite")
+    ledger.errors = [TransientError("the ledger: locked")] * 2
+    with server(ended(b" ", line("a"))) as (endpoint, _):
+        followed = Stream(at(settings, endpoint), "raw", Intake(ledger, datasets))
+        until(followed, lambda: keys(ledger) == ["a"])
+    ledger.close()
 
 
 def test_an_endless_line_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

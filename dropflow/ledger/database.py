@@ -103,6 +103,8 @@ def _errors() -> Iterator[None]:
     except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
         # Not the statement: it holds keys, which are not ours to print.
         raise TransientError(f"the ledger: {' '.join(str(error.orig).split())}") from error
+    except (sa.exc.StatementError, OverflowError, UnicodeError) as error:
+        raise LedgerError(f"the ledger refuses a value: {type(error).__name__}") from error
 
 
 def _tune(connection: Any, _record: Any) -> None:

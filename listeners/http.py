@@ -1,0 +1,59 @@
+"""uvicorn's HTTP protocol with limits on what comes before and after a body, which it has none for."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from listeners import webhook
+
+LONGEST_HEAD = 64 * 1024
+"""Bytes of request line and headers, of trailers, and of anything else that is no body."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Cuts off who sends endless headers, or takes longer than a body may for them."""
+
+    _unparsed = 0
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unparsed += len(data)
+        super().data_received(data)
+        if self._unparsed > LONGEST_HEAD + len(data) and not self.transport.is_closing():
+            self.send_400_response("Headers too long.")
+
+    def on_message_begin(self) -> None:
+        self._unparsed = 0
+        super().on_message_begin()
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        self._unparsed = 0
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unparsed = 0
+        super().on_message_complete()
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._patience = self.loop.call_later(webhook.SLOWEST_BODY, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._patience:
+            self._patience.cancel()
+            self._patience = None
