@@ -150,7 +150,8 @@ def running() -> Iterator[Running]:
     # where the tests run as root.
     data_dir = Path(tempfile.mkdtemp(prefix="dropflow-stack-"))
     with smtp_server() as (mailbox, url):
-        settings = load_settings(data_dir, env_file=data_dir / ".env", sweep_seconds=5)
+        (data_dir / ".env").write_text("DROPFLOW_SWEEP_SECONDS=5\nDROPFLOW_RECEIPT_SECONDS=8\n")
+        settings = load_settings(data_dir, env_file=data_dir / ".env")
         with Stack(settings) as stack:
             settings = stack.settings
             running = Running(

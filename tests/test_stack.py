@@ -16,6 +16,7 @@ from conftest import Running, wait_until
 
 from dropflow import drops
 from dropflow.demo import body_of, subject_of
+from dropflow.receipts import FINGERPRINT, SOURCE
 from dropflow.samples import churn_csv
 from flows.preprocess import MOST_TOLD
 
@@ -278,13 +279,132 @@ def test_apply_changes_nothing_twice_and_leaves_other_automations_alone(running:
     running.api("DELETE", f"/automations/{made['id']}")
 
 
-def test_status_counts_by_dataset(running: Running) -> None:
+def test_status_counts_by_dataset_and_shows_that_everything_is_live(running: Running) -> None:
     assert running.outcome(running.put("churn/counted.csv", GOOD)).fate == "processed"
     wait_until(lambda: (running.fate("churn/counted.csv") or ("",))[0] == "processed")
-    done = running.cli("status", "--json")
-    counts = json.loads(done.stdout)["datasets"]["churn"]
+    wait_until(lambda: json.loads(running.cli("status", "--json").stdout)["last_sweep"], what="a sweep")
+    status = json.loads(running.cli("status", "--json").stdout)
+    counts = status["datasets"]["churn"]
     assert counts["processed"] >= 1
     assert set(counts) == {"seen", "pending", "dispatched", "processed", "rejected", "ignored", "failed"}
+    assert counts["seen"] == sum(number for fate, number in counts.items() if fate != "seen")
+    assert status["unaccounted"] == 0
+    assert [(source["name"], source["live"]) for source in status["sources"]] == [("webhook", True)]
+    shown = running.cli("status").stdout
+    assert "unaccounted  0" in shown
+    assert "webhook  live for" in shown
+
+
+def explained(running: Running, place: str) -> dict[str, Any]:
+    done = running.cli("explain", place, "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_explain_tells_the_whole_story_of_an_object(running: Running) -> None:
+    outcome = running.outcome(running.put("churn/explained.csv", GOOD))
+    wait_until(lambda: (running.fate("churn/explained.csv") or ("",))[0] == "processed")
+    for place in ("churn/explained.csv", "raw/churn/explained.csv", "s3://raw/churn/explained.csv"):
+        story = explained(running, place)
+        assert story["fate"] == "processed"
+    told = [line["what"] for line in story["story"]]
+    assert [line["at"] for line in story["story"]] == sorted(line["at"] for line in story["story"])
+    expected = (
+        "written to the bucket: ",
+        "first seen by the ",
+        "delivery 1: event ",
+        "run churn",
+        "receipt: processed",
+    )
+    assert all(any(what.startswith(start) for what in told) for start in expected), told
+    assert story["runs"][0]["url"] == running.settings.run_url(outcome.flow_run_id)
+    assert story["next"].startswith("nothing: it is done")
+    assert "first seen by the" in running.cli("explain", "churn/explained.csv").stdout
+
+
+def test_explain_tells_why_nothing_happens(running: Running) -> None:
+    running.put("elsewhere/unmatched.csv", GOOD)
+    wait_until(lambda: (running.fate("elsewhere/unmatched.csv") or ("",))[0] == "ignored")
+    story = explained(running, "elsewhere/unmatched.csv")
+    assert story["fate"] == "ignored"
+    assert any("outside every dataset" in line for line in story["now"])
+    assert story["next"] == "name it so that a dataset matches, or change a dataset's match"
+    assert explained(running, "churn/never.csv")["next"] == "nothing: there is no such object"
+
+
+def test_a_replay_makes_no_second_output_unless_forced(running: Running) -> None:
+    drop = running.put("churn/replayed.csv", GOOD)
+    assert running.outcome(drop).fate == "processed"
+    wait_until(lambda: (running.fate(drop.ref.key) or ("",))[0] == "processed")
+    first = running.store.head("processed", "churn/replayed.parquet")
+    receipt = running.receipt(drop)
+    shown = running.cli("replay", "churn/replay*.csv", "--dry-run")
+    assert "s3://raw/churn/replayed.csv" in shown.stdout
+    assert "1 objects would be replayed" in shown.stdout
+    assert (running.fate(drop.ref.key) or ("",))[0] == "processed"
+
+    assert running.cli("replay", drop.ref.key).returncode == 0
+    runs = wait_until(lambda: [r for r in running.runs(drop) if r["state_name"] == "Cached"], 60)
+    assert len(runs) == 1
+    wait_until(lambda: (running.fate(drop.ref.key) or ("",))[0] == "processed", 60)
+    assert running.store.head("processed", "churn/replayed.parquet").metadata == first.metadata
+    assert running.receipt(drop) == receipt
+
+    assert running.cli("replay", drop.ref.key, "--force").returncode == 0
+    wait_until(lambda: running.receipt(drop) != receipt, 60, "another receipt")
+    wait_until(lambda: (running.fate(drop.ref.key) or ("",))[0] == "processed", 60)
+    assert running.store.head("processed", "churn/replayed.parquet").metadata != first.metadata
+
+
+def test_replay_wants_to_be_told_what(running: Running) -> None:
+    done = running.cli("replay")
+    assert done.returncode == 2
+    assert "what is to be replayed?" in done.stderr
+    assert "No object is like that" in running.cli("replay", "churn/no-such-*").stdout
+
+
+def test_an_audit_proves_it_and_names_an_orphan(running: Running) -> None:
+    wait_until(lambda: running.cli("audit").returncode == 0, 60, "a clean audit")
+    proof = json.loads(running.cli("audit", "--json").stdout)
+    assert proof["unaccounted"] == proof["orphans"] == 0
+    assert proof["objects"] > 0
+    metadata = {SOURCE: "nothing", FINGERPRINT: "none"}
+    running.store.put("processed", "churn/left-behind.parquet", b"x", "x/y", metadata=metadata)
+    done = running.cli("audit")
+    assert done.returncode == 1
+    assert "s3://processed/churn/left-behind.parquet" in done.stdout
+    running.store.delete("processed", "churn/left-behind.parquet")
+
+
+def test_health_and_metrics_are_served(running: Running) -> None:
+    listener = f"http://127.0.0.1:{running.settings.webhook_port}"
+    assert httpx.get(f"{listener}/healthz").status_code == 200
+    wait_until(lambda: httpx.get(f"{listener}/readyz").status_code == 200, what="readiness")
+    metrics = httpx.get(f"{listener}/metrics").text
+    for name in (
+        'dropflow_objects{dataset="churn",fate="processed"}',
+        "dropflow_unaccounted 0.0",
+        'dropflow_lag_seconds_bucket{dataset="churn",le="5.0"}',
+        "dropflow_events_posted_total",
+        "dropflow_events_redelivered_total",
+        "dropflow_sweep_seconds",
+        'dropflow_webhook_requests_total{result="recorded"}',
+    ):
+        assert name in metrics, name
+
+
+def test_a_run_that_dies_with_its_worker_is_marked_and_its_object_delivered_again(running: Running) -> None:
+    worker = running.stack.supervisor.processes["worker"]
+    big = churn_csv(rows=60_000, seed=3)
+    drop = running.put("churn/dies.csv", big)
+    run = wait_until(lambda: [r for r in running.runs(drop) if r["state_type"] == "RUNNING"], 30)[0]
+    os.killpg(worker.pid, signal.SIGKILL)
+    outcome = running.outcome(drop)
+    assert outcome.fate == "processed"
+    ended = finished(running, run["id"])
+    assert ended["state_type"] in ("CRASHED", "COMPLETED")
+    wait_until(lambda: (running.fate(drop.ref.key) or ("",))[0] == "processed")
 
 
 def test_no_secret_reaches_logs_events_or_runs(running: Running) -> None:

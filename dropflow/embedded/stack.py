@@ -193,6 +193,7 @@ class Stack:
             **(more or {}),
             **prefect_environment(self.settings),
             f"{VARIABLE}DATA_DIR": str(self.settings.data_dir),
+            f"{VARIABLE}ENV_FILE": str(self.settings.env_file.absolute()),
             **{VARIABLE + name: value for name, value in self._decided.items()},
             "PYTHONUNBUFFERED": "1",
         }
