@@ -1,18 +1,16 @@
 """The proof: compare the buckets with the ledger now, independently of what the listener believes."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from dropflow.datasets import Dataset, Datasets
 from dropflow.ledger import Entry, Fate, Ledger
 from dropflow.objects import ObjectRef
-from dropflow.receipts import PREFIX, is_orphan, receipt_prefix
+from dropflow.receipts import PREFIX, is_orphan, object_prefix, receipt_prefix
 from dropflow.seen import Seen
-from dropflow.storage import ObjectStore
+from dropflow.storage import ObjectStore, pages
 
-BATCH = 1000
 AT_ONCE = 8
 MOST_SHOWN = 20
 WITHOUT_RECEIPT = (Fate.PENDING, Fate.DISPATCHED, Fate.IGNORED, Fate.FAILED)
@@ -48,18 +46,18 @@ def audit(
     done = Audit()
     with Seen() as receipts:
         for bucket in datasets.output_buckets:
-            for page in _pages(store.list(bucket, PREFIX)):
-                receipts.update(f"{bucket}/{r.key.removesuffix('.json').rpartition('.')[0]}." for r in page)
+            for page in pages(store.list(bucket, PREFIX)):
+                receipts.update(f"{bucket}/{object_prefix(receipt.key)}" for receipt in page)
                 done.receipts += len(page)
         for bucket in datasets.raw_buckets:
-            for page in _pages(store.list(bucket)):
+            for page in pages(store.list(bucket)):
                 known = ledger.lookup(bucket, [ref.key for ref in page])
                 for ref in page:
                     _account(ref, known.get((ref.key, ref.etag)), datasets, receipts, done)
                 tell(len(page))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for dataset in datasets.by_name.values():
-            for page in _pages(store.list(dataset.output_bucket, f"{dataset.name}/")):
+            for page in pages(store.list(dataset.output_bucket, f"{dataset.name}/")):
                 done.outputs += len(page)
                 checks = pool.map(lambda output, d=dataset: _is_orphan(store, d, output), page)
                 for output, orphan in zip(page, checks, strict=True):
@@ -84,8 +82,3 @@ def _account(ref: ObjectRef, entry: Entry | None, datasets: Datasets, receipts: 
 def _is_orphan(store: ObjectStore, dataset: Dataset, output: ObjectRef) -> bool:
     key = dataset.source_key(output.key)
     return key is not None and is_orphan(store, dataset, key, store.head(output.bucket, output.key))
-
-
-def _pages(refs: Iterator[ObjectRef]) -> Iterator[list[ObjectRef]]:
-    while page := list(itertools.islice(refs, BATCH)):
-        yield page

@@ -88,6 +88,11 @@ def parse_receipt_key(receipt_key: str) -> ReceiptName | None:
     return ReceiptName(dataset, "" if key.startswith("~") else key, etag, fingerprint)
 
 
+def object_prefix(receipt_key: str) -> str:
+    """A receipt's key without its fingerprint: `receipt_prefix` of its object."""
+    return receipt_key.removesuffix(".json").rpartition(".")[0] + "."
+
+
 def receipt_prefix(dataset: Dataset, ref: ObjectRef) -> str:
     """What the keys of the object's receipts, under any recipe, start with."""
     return f"{_folder(dataset, ref.key)}{ref.etag}."

@@ -1,5 +1,6 @@
 """The object store: a small face over boto3 whose errors say whether trying again can help."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
 _CONFLICT = {"412", "PreconditionFailed"}
+PAGE = 1000
 ABSENT = "*"
 """As `instead_of`: write only where nothing is."""
 _TRANSIENT = {
@@ -192,6 +194,12 @@ class ObjectStore:
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") not in _OWNED:
                     raise
+
+
+def pages(refs: Iterator[ObjectRef]) -> Iterator[list[ObjectRef]]:
+    """A listing in lists of up to PAGE objects: one in memory at a time."""
+    while page := list(itertools.islice(refs, PAGE)):
+        yield page
 
 
 def connect(settings: Settings) -> ObjectStore:

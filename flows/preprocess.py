@@ -13,7 +13,7 @@ from prefect.states import Completed, Failed
 from dropflow.datasets import Dataset, canary_prefix, load_datasets
 from dropflow.objects import printable
 from dropflow.prefect_api import key_tag
-from dropflow.receipts import PREFIX, receipt_prefix
+from dropflow.receipts import PREFIX, object_prefix, receipt_prefix
 from dropflow.seen import Seen
 from dropflow.settings import load_settings
 from dropflow.storage import ObjectStore, connect
@@ -102,8 +102,7 @@ def _without_receipt(store: ObjectStore, dataset: Dataset) -> Iterator[str]:
     """Keys whose current bytes have no receipt under any recipe."""
     with Seen() as receipts:
         for receipt in store.list(dataset.output_bucket, f"{PREFIX}{dataset.name}/"):
-            # <etag>.<fingerprint>.json: all but the fingerprint
-            receipts.add(receipt.key.removesuffix(".json").rpartition(".")[0] + ".")
+            receipts.add(object_prefix(receipt.key))
         for ref in store.list(dataset.bucket, dataset.prefix):
             if dataset.matches(ref.bucket, ref.key) and receipt_prefix(dataset, ref) not in receipts:
                 yield ref.key

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 AT_ONCE = 8
 BATCH = 200
 LOOK_AGAIN = timedelta(seconds=10)
+LOOK_AGAIN_EACH = timedelta(milliseconds=50)
+"""Longer by so much for each object in flight: in a flood, looking must not take the store's time."""
 BACKOFF = (0, 2, 10, 30)
 """Seconds until a second, third, … delivery."""
 SLACK = timedelta(seconds=10)
@@ -114,7 +116,7 @@ class Settler:
 
     def look(self) -> int:
         """Look after dispatched objects whose time has come; returns how many there were."""
-        entries = self._ledger.outbox.to_look_after(BATCH, LOOK_AGAIN)
+        entries = self._ledger.outbox.to_look_after(BATCH, LOOK_AGAIN, LOOK_AGAIN_EACH)
         verdicts = list(self._pool.map(self._look, entries))
         self.settle([v.outcome for v in verdicts if v.outcome])
         for verdict in verdicts:

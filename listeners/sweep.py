@@ -1,6 +1,5 @@
 """The sweep: list the buckets, and make the ledger agree with what is there. The truth."""
 
-import itertools
 import logging
 import threading
 import time
@@ -18,17 +17,17 @@ from dropflow.receipts import (
     PREFIX,
     is_orphan,
     latest_receipt,
+    object_prefix,
     parse_receipt_key,
     receipt_prefix,
     stands,
 )
 from dropflow.seen import Seen
-from dropflow.storage import ObjectStore
+from dropflow.storage import ObjectStore, pages
 from listeners.settler import Settler, outcome_of
 
 log = logging.getLogger(__name__)
 
-BATCH = 1000
 AT_ONCE = 8
 LEASE_SECONDS = 20.0
 LEASE = "sweep"
@@ -123,8 +122,7 @@ class Sweep:
         return report
 
     def _pages(self, bucket: str, prefix: str = "") -> Iterator[list[ObjectRef]]:
-        listing = self._store.list(bucket, prefix)
-        while page := list(itertools.islice(listing, BATCH)):
+        for page in pages(self._store.list(bucket, prefix)):
             if self._stopped.is_set():
                 raise StoppedError
             self._ledger.watch.lease(LEASE, self._listener, LEASE_SECONDS)
@@ -133,7 +131,7 @@ class Sweep:
     def _receipts(self, bucket: str, receipts: Seen, counts: _Counts) -> None:
         """Note all receipts; read those that tell the ledger something new."""
         for page in self._pages(bucket, PREFIX):
-            receipts.update(f"{bucket}/{_object_of(receipt.key)}" for receipt in page)
+            receipts.update(f"{bucket}/{object_prefix(receipt.key)}" for receipt in page)
             counts.receipts += len(page)
             last: dict[tuple[str, str, str], ObjectRef] = {}
             for own in page:
@@ -265,11 +263,6 @@ class _kept:  # noqa: N801 - reads as a statement
             self._troubles.append(error)
             return True
         return False
-
-
-def _object_of(receipt_key: str) -> str:
-    """A receipt's key without fingerprint: what all receipts of one object start with."""
-    return receipt_key.removesuffix(".json").rpartition(".")[0] + "."
 
 
 def _modified(ref: ObjectRef) -> datetime:

@@ -58,6 +58,14 @@ LISTENER_POINTS = [
 ]
 RUN_POINTS = [Point.OUTPUT_WRITTEN, Point.RECEIPT_WRITTEN, Point.ORPHAN_REMOVED]
 NEVER = 10**6
+NO_WAITING = [
+    (outbox, "LEASE", timedelta(0)),
+    (dispatching, "FIRST_LOOK", 0),
+    (dispatching, "PER_OBJECT", 0),
+    (settling, "LOOK_AGAIN", timedelta(0)),
+    (settling, "LOOK_AGAIN_EACH", timedelta(0)),
+    (settling, "BACKOFF", (0,)),
+]
 
 
 class Crash(BaseException):
@@ -119,11 +127,9 @@ class Interleavings(RuleBasedStateMachine):
         self.notifications: list[ObjectRef] = []
         self.told: list[tuple[str, str]] = []
         self.listeners = self.ledgers = 0
-        self.saved = (outbox.LEASE, dispatching.FIRST_LOOK, dispatching.PER_OBJECT, settling.LOOK_AGAIN)
-        self.backoff = settling.BACKOFF
-        outbox.LEASE = settling.LOOK_AGAIN = timedelta(0)
-        dispatching.FIRST_LOOK = dispatching.PER_OBJECT = 0
-        settling.BACKOFF = (0,)
+        self.saved = [(module, name, getattr(module, name)) for module, name, _ in NO_WAITING]
+        for module, name, value in NO_WAITING:
+            setattr(module, name, value)
         self.new_ledger()
 
     def new_ledger(self) -> None:
@@ -313,8 +319,8 @@ class Interleavings(RuleBasedStateMachine):
             self.ledger.close()
             self.folder.cleanup()
             crashpoints.observe(None)
-            outbox.LEASE, dispatching.FIRST_LOOK, dispatching.PER_OBJECT, settling.LOOK_AGAIN = self.saved
-            settling.BACKOFF = self.backoff
+            for module, name, value in self.saved:
+                setattr(module, name, value)
 
     def _heal(self) -> None:
         """Everything works again: a few rounds must be enough."""
@@ -351,7 +357,7 @@ def prepared(content: bytes) -> pd.DataFrame:
 
 TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = settings(
-    max_examples=150,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -135,6 +135,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatching, "FIRST_LOOK", 0)
     monkeypatch.setattr(dispatching, "PER_OBJECT", 0)
     monkeypatch.setattr(settling, "LOOK_AGAIN", timedelta(0))
+    monkeypatch.setattr(settling, "LOOK_AGAIN_EACH", timedelta(0))
     monkeypatch.setattr(settling, "BACKOFF", (0,))
 
 

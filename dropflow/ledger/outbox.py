@@ -125,8 +125,11 @@ class Outbox:
         with self._database.read() as db:
             return {row.id: row.posted.replace(tzinfo=UTC) for row in db.execute(query)}
 
-    def to_look_after(self, limit: int, again: timedelta) -> list[Entry]:
-        """Dispatched objects whose time to be looked at has come; they come again after `again`."""
+    def to_look_after(self, limit: int, again: timedelta, each: timedelta = timedelta(0)) -> list[Entry]:
+        """Dispatched objects whose time to be looked at has come.
+
+        They come again after `again`, or `each` times the number of all dispatched ones if that is longer.
+        """
         moment = now()
         ripe = sa.and_(objects.c.fate == Fate.DISPATCHED.value, objects.c.look_at <= moment)
         query = sa.select(objects).where(ripe).order_by(objects.c.look_at).limit(limit)
@@ -134,6 +137,8 @@ class Outbox:
             found = [entry(row) for row in db.execute(query.with_for_update(skip_locked=True))]
             if found:
                 ids = [e.id for e in found]
+                waiting = sa.select(sa.func.count()).where(objects.c.fate == Fate.DISPATCHED.value)
+                again = max(again, each * db.execute(waiting).scalar_one())
                 db.execute(sa.update(objects).where(objects.c.id.in_(ids)).values(look_at=moment + again))
             return found
 
