@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from dropflow.datasets import Dataset, Datasets
+from dropflow.errors import ObjectMissingError, ReceiptError
 from dropflow.ledger import Entry, Fate, Ledger
 from dropflow.objects import ObjectRef
 from dropflow.receipts import PREFIX, is_orphan, object_prefix, receipt_prefix
@@ -27,44 +29,71 @@ class Audit:
     by_ledger: dict[str, int] = field(default_factory=dict)
     unaccounted: int = 0
     unaccounted_objects: list[str] = field(default_factory=list)
+    without_output: int = 0
+    objects_without_output: list[str] = field(default_factory=list)
     outputs: int = 0
     orphans: int = 0
     orphan_outputs: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        return not (self.unaccounted or self.orphans)
+        return not (self.unaccounted or self.without_output or self.orphans)
 
 
 def audit(
-    store: ObjectStore, datasets: Datasets, ledger: Ledger, tell: Callable[[int], None] = lambda _: None
+    store: ObjectStore,
+    datasets: Datasets,
+    ledger: Ledger,
+    orphan_seconds: float = 0,
+    tell: Callable[[int], None] = lambda _: None,
 ) -> Audit:
     """List everything and compare, a page in memory at a time; `tell` hears of objects done.
 
-    Raises DropflowError.
+    An output younger than `orphan_seconds` may still get its receipt. Raises DropflowError.
     """
     done = Audit()
-    with Seen() as receipts:
-        for bucket in datasets.output_buckets:
-            for page in pages(store.list(bucket, PREFIX)):
-                receipts.update(f"{bucket}/{object_prefix(receipt.key)}" for receipt in page)
-                done.receipts += len(page)
+    with Seen() as receipts, Seen() as outputs:
+        _list(store, datasets, receipts, outputs, done)
         for bucket in datasets.raw_buckets:
             for page in pages(store.list(bucket)):
                 known = ledger.lookup(bucket, [ref.key for ref in page])
                 for ref in page:
                     _account(ref, known.get((ref.key, ref.etag)), datasets, receipts, done)
+                    _check_output(known.get((ref.key, ref.etag)), store, outputs, done)
                 tell(len(page))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for dataset in datasets.by_name.values():
+            is_left = partial(_is_left_behind, store, dataset, orphan_seconds)
             for page in pages(store.list(dataset.output_bucket, f"{dataset.name}/")):
+                left = [output.url for output, yes in zip(page, pool.map(is_left, page), strict=True) if yes]
                 done.outputs += len(page)
-                checks = pool.map(lambda output, d=dataset: _is_orphan(store, d, output), page)
-                for output, orphan in zip(page, checks, strict=True):
-                    if orphan:
-                        done.orphans += 1
-                        done.orphan_outputs = [*done.orphan_outputs, output.url][:MOST_SHOWN]
+                done.orphans += len(left)
+                done.orphan_outputs = [*done.orphan_outputs, *left][:MOST_SHOWN]
     return done
+
+
+def _list(store: ObjectStore, datasets: Datasets, receipts: Seen, outputs: Seen, done: Audit) -> None:
+    for bucket in datasets.output_buckets:
+        for page in pages(store.list(bucket, PREFIX)):
+            receipts.update(f"{bucket}/{object_prefix(receipt.key)}" for receipt in page)
+            done.receipts += len(page)
+    for dataset in datasets.by_name.values():
+        for page in pages(store.list(dataset.output_bucket, f"{dataset.name}/")):
+            outputs.update(f"{output.bucket}/{output.key} {output.etag}" for output in page)
+
+
+def _check_output(entry: Entry | None, store: ObjectStore, outputs: Seen, done: Audit) -> None:
+    """What the ledger calls processed must have the very output that it names."""
+    if entry is None or entry.fate is not Fate.PROCESSED or not entry.output_key:
+        return
+    if f"{entry.output_bucket}/{entry.output_key} {entry.output_etag}" in outputs:
+        return
+    if store.is_current(
+        replace(entry.ref, bucket=entry.output_bucket, key=entry.output_key, etag=entry.output_etag)
+    ):
+        return  # it is younger than the listing
+    done.without_output += 1
+    done.objects_without_output = [*done.objects_without_output, entry.ref.url][:MOST_SHOWN]
 
 
 def _account(ref: ObjectRef, entry: Entry | None, datasets: Datasets, receipts: Seen, done: Audit) -> None:
@@ -79,6 +108,12 @@ def _account(ref: ObjectRef, entry: Entry | None, datasets: Datasets, receipts: 
         done.unaccounted_objects = [*done.unaccounted_objects, ref.url][:MOST_SHOWN]
 
 
-def _is_orphan(store: ObjectStore, dataset: Dataset, output: ObjectRef) -> bool:
+def _is_left_behind(store: ObjectStore, dataset: Dataset, orphan_seconds: float, output: ObjectRef) -> bool:
     key = dataset.source_key(output.key)
-    return key is not None and is_orphan(store, dataset, key, store.head(output.bucket, output.key))
+    if key is None:
+        return False
+    try:
+        there = store.head(output.bucket, output.key)
+        return is_orphan(store, dataset, key, there) and there.age >= orphan_seconds
+    except (ObjectMissingError, ReceiptError):
+        return False

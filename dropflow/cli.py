@@ -289,7 +289,8 @@ def replay(
 def audit(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     """Prove that nothing is lost: list the buckets now and compare them with receipts and ledger.
 
-    Exits with 1 when an object has neither receipt nor fate, or an output has no receipt.
+    Exits with 1 when an object has neither receipt nor fate, when what is called processed has no
+    output (not made), or an output has no receipt (orphans).
     """
     from dropflow.audit import audit as audit_all
 
@@ -297,7 +298,9 @@ def audit(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     datasets = load_datasets(settings.datasets_dir)
     with _ledger(settings) as ledger, _counting() as progress:
         task = progress.add_task("Comparing", total=None)
-        done = audit_all(connect(settings), datasets, ledger, lambda n: progress.advance(task, n))
+        done = audit_all(
+            connect(settings), datasets, ledger, settings.orphan_seconds, lambda n: progress.advance(task, n)
+        )
     if as_json:
         _print_json(asdict(done))
         return OK if done.clean else BAD_OUTCOME
@@ -307,6 +310,7 @@ def audit(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     out.print(f"outputs      {done.outputs:,}")
     for name, number, examples in (
         ("unaccounted", done.unaccounted, done.unaccounted_objects),
+        ("not made", done.without_output, done.objects_without_output),
         ("orphans", done.orphans, done.orphan_outputs),
     ):
         out.print(f"{name:12} [{'red' if number else 'green'}]{number:,}[/]")
@@ -510,7 +514,7 @@ def _print_outcome(settings: Settings, outcome: drops.Outcome) -> None:
     if outcome.drop.repeated:
         out.print("  the same bytes had this receipt before: nothing was done again")
     if outcome.reason:
-        out.print(f"  {escape(outcome.reason)}", soft_wrap=True)
+        out.print(f"  {escape(printable(outcome.reason, 2000))}", soft_wrap=True)
     if receipt := outcome.receipt:
         if receipt.output_url:
             out.print(f"  {receipt.rows_in:,} rows in, {receipt.rows_out:,} out", soft_wrap=True)

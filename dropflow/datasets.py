@@ -27,7 +27,7 @@ Encoding = Literal["onehot", "ordinal"]
 Scaling = Literal["standard", "minmax", "robust"]
 ColumnName = Annotated[str, StringConstraints(min_length=1)]
 
-_GLOB_FLAGS = glob.GLOBSTAR | glob.BRACE | glob.DOTGLOB | glob.FORCEUNIX | glob.CASE
+GLOB_FLAGS = glob.GLOBSTAR | glob.BRACE | glob.DOTGLOB | glob.FORCEUNIX | glob.CASE
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 _SPAN = re.compile(r"[0-9]+(\.[0-9]+)?[smh]")
 _MAGIC = re.compile(r"[*?\[{!]")
@@ -190,7 +190,7 @@ class Dataset(_Strict):
 
     @cached_property
     def _patterns(self) -> list[re.Pattern[str]]:
-        return [re.compile(p) for p in glob.translate(self.match, flags=_GLOB_FLAGS)[0]]
+        return [re.compile(p) for p in glob.translate(self.match, flags=GLOB_FLAGS)[0]]
 
     def output_key(self, key: str) -> str:
         """Where the prepared object goes: <dataset>/<path below the prefix without ending>.parquet.

@@ -47,3 +47,7 @@ class NotificationFormatError(PermanentError):
 
 class LedgerError(PermanentError):
     """The ledger cannot be opened, or is not where it was."""
+
+
+class EventRefusedError(PermanentError):
+    """Prefect does not take this very event; others may be fine."""

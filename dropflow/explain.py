@@ -45,12 +45,13 @@ class Story:
 
 
 def locate(text: str, datasets: Datasets) -> tuple[str, str]:
-    """Bucket and key of s3://bucket/key, bucket/key, or a key of the one raw bucket that has it."""
+    """Bucket and key of s3://bucket/key, bucket/key, or a key: of the raw bucket a dataset takes it from."""
     path = text.removeprefix("s3://")
     bucket, slash, key = path.partition("/")
     if text.startswith("s3://") or (slash and bucket in datasets.raw_buckets):
         return bucket, key
-    return datasets.raw_buckets[0], text
+    taking = (bucket for bucket in datasets.raw_buckets if datasets.find(bucket, text)[0])
+    return next(taking, datasets.raw_buckets[0]), text
 
 
 def explain(
@@ -107,9 +108,8 @@ def _ledger(ledger: Ledger, entry: Entry, story: Story) -> None:
     etag = f" (etag {entry.ref.etag})" if entry.ref.etag else ""
     story.lines.append((entry.first_seen, f"first seen by the {entry.source}{etag}"))
     story.lines += [(at, printable(what, 1000)) for at, what in ledger.story(entry)]
-    story.now.append(
-        f"{entry.fate}{etag}: {entry.reason or 'no more to say'}, since {entry.updated:%F %T} UTC"
-    )
+    reason = printable(entry.reason, 1000) or "no more to say"
+    story.now.append(f"{entry.fate}{etag}: {reason}, {entry.updated:%F %T} UTC")
 
 
 def _receipt(store: ObjectStore, dataset: Dataset, ref: ObjectRef, story: Story) -> None:
@@ -126,7 +126,11 @@ def _told(receipt: Receipt) -> str:
     what = f"receipt: {receipt.fate} under recipe {receipt.fingerprint}"
     if receipt.output_key:
         what += f", {receipt.rows_in:,} rows in, {receipt.rows_out:,} out: {receipt.output_url}"
-    return what + (f": {receipt.reason}" if receipt.reason else "") + f" (run {receipt.flow_run_id})"
+    return (
+        what
+        + (f": {printable(receipt.reason, 1000)}" if receipt.reason else "")
+        + f" (run {receipt.flow_run_id})"
+    )
 
 
 def _runs(settings: Settings, prefect: PrefectApi, key: str, story: Story) -> None:

@@ -10,11 +10,14 @@ from uuid import uuid4
 
 import httpx
 
-from dropflow.errors import PermanentError, TransientError
+from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
 from dropflow.retry import retry
 
 OBJECT_CREATED = "object.created"
+PAGE, MOST_PAGES = 200, 25
+REFUSALS = (400, 409, 413, 422)
+"""Answers that are about this one event; others are about address or permission."""
 PERMANENT = "Failed"
 """The state of a preprocessing run that has met what trying again will not change."""
 
@@ -73,6 +76,11 @@ class Run:
         )
 
     @property
+    def finished(self) -> bool:
+        """Whether it came to its own end, good or bad, with every object looked at."""
+        return self.type == "COMPLETED" or self.state in ("Rejected", PERMANENT)
+
+    @property
     def ended(self) -> bool:
         return self.type in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -120,7 +128,7 @@ class PrefectApi:
             "flows": {"name": {"any_": ["preprocess"]}},
             "deployments": {"name": {"any_": [dataset]}},
             "sort": "EXPECTED_START_TIME_DESC",
-            "limit": 200,
+            "limit": PAGE,
         }
         recent = {"expected_start_time": {"after_": since.isoformat(), "before_": soon.isoformat()}}
         at_work = {
@@ -129,22 +137,32 @@ class PrefectApi:
         }
         found: dict[str, Run] = {}
         for chosen in (at_work, recent):
-            for run in self._post("/flow_runs/filter", {**body, "flow_runs": chosen}).json():
-                found[run["id"]] = Run.of(run)
+            for page in range(MOST_PAGES):
+                asked = {**body, "flow_runs": chosen, "offset": page * PAGE}
+                runs = _runs(self._post("/flow_runs/filter", asked))
+                found |= {run.id: run for run in runs}
+                if len(runs) < PAGE:
+                    break
         return list(found.values())
 
     def _post(self, path: str, body: Any) -> httpx.Response:
         try:
             answer = self.http.post(path, json=body)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise TransientError(f"Prefect API {self.http.base_url}: {error!r}") from error
         if answer.status_code >= 500 or answer.status_code in (408, 429):
             raise TransientError(f"Prefect API answered {answer.status_code} to POST {path}")
-        if answer.is_error:
-            raise PermanentError(
-                f"Prefect API answered {answer.status_code} to POST {path}: {answer.text[:300]}"
-            )
+        if not answer.is_success:
+            refusal = EventRefusedError if answer.status_code in REFUSALS else PermanentError
+            raise refusal(f"Prefect API answered {answer.status_code} to POST {path}: {answer.text[:300]}")
         return answer
+
+
+def _runs(answer: httpx.Response) -> list[Run]:
+    try:
+        return [Run.of(run) for run in answer.json()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PermanentError(f"{answer.url} does not answer as a Prefect API does: {error!r}") from error
 
 
 def connect_prefect(api_url: str) -> PrefectApi:

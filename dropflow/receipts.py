@@ -118,8 +118,12 @@ def read_receipt(
 def latest_receipt(store: ObjectStore, dataset: Dataset, ref: ObjectRef) -> tuple[ObjectRef, Receipt] | None:
     """The object's last written receipt under any recipe, with its own reference. Raises ReceiptError."""
     bucket = dataset.output_bucket
-    found = [load_receipt(store, bucket, r.key) for r in store.list(bucket, receipt_prefix(dataset, ref))]
-    return max(found, key=lambda pair: pair[1].written_at, default=None)
+    prefix = receipt_prefix(dataset, ref)
+    # A key may go on where this one ends: churn/a.csv, and churn/a.csv/<its etag>.csv.
+    names = [r.key for r in store.list(bucket, prefix) if "/" not in r.key.removeprefix(prefix)]
+    found = [load_receipt(store, bucket, name) for name in names]
+    # By the store's clock first: workers have their own.
+    return max(found, key=lambda pair: (pair[0].modified, pair[1].written_at), default=None)
 
 
 def standing_receipt(

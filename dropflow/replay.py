@@ -5,11 +5,10 @@ from datetime import datetime
 
 from wcmatch import glob
 
-from dropflow.datasets import Datasets
+from dropflow.datasets import GLOB_FLAGS, Datasets
 from dropflow.errors import SettingsError
 from dropflow.ledger import Entry, Fate, Ledger
 
-GLOB = glob.GLOBSTAR | glob.BRACE | glob.DOTGLOB | glob.FORCEUNIX | glob.CASE
 BATCH = 500
 
 
@@ -49,9 +48,9 @@ def choose(
 
 def replay(ledger: Ledger, entries: Collection[Entry], *, force: bool) -> None:
     """Make them pending again, however often they were delivered."""
-    ids = [entry.id for entry in entries]
-    for start in range(0, len(ids), BATCH):
-        ledger.replay(ids[start : start + BATCH], force=force)
+    chosen = list(entries)
+    for start in range(0, len(chosen), BATCH):
+        ledger.replay(chosen[start : start + BATCH], force=force)
 
 
 def _if_settled(entry: Entry) -> Iterator[Entry]:
@@ -71,4 +70,4 @@ def _places(pattern: str, datasets: Datasets) -> list[tuple[str, str]]:
 
 def _matches(path: str, pattern: str) -> bool:
     # Literally first: keys may hold any of the characters that globs are made of.
-    return path == pattern or glob.globmatch(path, pattern, flags=GLOB)
+    return path == pattern or glob.globmatch(path, pattern, flags=GLOB_FLAGS)

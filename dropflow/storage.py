@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,20 @@ class ObjectStore:
         """The object as it is now. Raises ObjectMissingError."""
         return self.head(bucket, key).ref
 
+    def exists(self, bucket: str, key: str) -> bool:
+        try:
+            self.head(bucket, key)
+        except ObjectMissingError:
+            return False
+        return True
+
+    def is_current(self, ref: ObjectRef) -> bool:
+        """Whether the key still holds these bytes."""
+        try:
+            return self.stat(ref.bucket, ref.key).etag == ref.etag
+        except ObjectMissingError:
+            return False
+
     @retry
     def head(self, bucket: str, key: str) -> Stat:
         """The object as it is now, with its metadata. Raises ObjectMissingError."""
@@ -96,7 +110,8 @@ class ObjectStore:
             head = self.client.head_object(Bucket=bucket, Key=key)
         modified = head["LastModified"]
         ref = ObjectRef(bucket, key, _etag(head), head["ContentLength"], head.get("VersionId"), modified)
-        asked = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        date = head["ResponseMetadata"]["HTTPHeaders"].get("date")
+        asked = parsedate_to_datetime(date) if date else datetime.now(UTC)
         return Stat(ref, head.get("Metadata", {}), (asked - modified).total_seconds())
 
     @retry

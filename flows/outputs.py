@@ -1,8 +1,7 @@
 """Outputs: the one prepared object of a key, replaced only by compare-and-swap. No Prefect here.
 
 A slow run of old bytes must not replace the output of newer ones, and two runs of the same bytes must
-make one output. So a write names what it replaces, and looks at the raw object after that: whoever
-loses looks again.
+make one output. So a write names what it replaces, and the raw object is looked at before and after.
 """
 
 from dropflow.crashpoints import Point, reached
@@ -42,12 +41,13 @@ def publish(
                 continue
             if _same(there, metadata) and (not force or there.metadata.get(RUN) == run_id):
                 return there.ref
-            if not _current(store, ref):
+            if not store.is_current(ref):
                 return None
             instead_of = there.ref.etag
         else:
             reached(Point.OUTPUT_WRITTEN)
-            return output
+            # The bytes may have gone and come back while this run slept: then theirs was the right output.
+            return output if instead_of == ABSENT or store.is_current(ref) else None
     raise TransientError(f"the output of {ref.url} keeps changing: other runs write it, too")
 
 
@@ -74,10 +74,3 @@ def _there(store: ObjectStore, bucket: str, key: str) -> Stat | None:
 
 def _same(there: Stat, metadata: dict[str, str]) -> bool:
     return all(there.metadata.get(name) == metadata[name] for name in (SOURCE, FINGERPRINT))
-
-
-def _current(store: ObjectStore, ref: ObjectRef) -> bool:
-    try:
-        return store.stat(ref.bucket, ref.key).etag == ref.etag
-    except ObjectMissingError:
-        return False

@@ -18,7 +18,7 @@ from dropflow.storage import ObjectStore
 from flows import contract, reading, steps
 from flows.outputs import publish, remove_orphan
 
-Result = Literal["processed", "rejected", "cached", "duplicate", "failed", "interrupted"]
+Result = Literal["processed", "rejected", "cached", "duplicate", "failed", "interrupted", "missing"]
 Stage = Callable[..., Any]
 """Called as stage(title, function, *arguments); returns what the function does."""
 
@@ -62,7 +62,7 @@ class Preparation:
         except TransientError as error:
             result, message = "interrupted", f"{error}; it is tried again"
         except ObjectMissingError as error:
-            result, message = "failed", self._gone(key, str(error))
+            result, message = "missing", self._gone(key, str(error))
         except DropflowError as error:
             result, message = "failed", str(error)
         except Exception as error:

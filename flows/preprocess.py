@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from prefect import flow, get_client, get_run_logger, runtime
@@ -11,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from dropflow.datasets import Dataset, canary_prefix, load_datasets
-from dropflow.objects import printable
+from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import key_tag
 from dropflow.receipts import PREFIX, object_prefix, receipt_prefix
 from dropflow.seen import Seen
@@ -26,7 +27,15 @@ MOST_SHOWN = 20
 AT_ONCE = 4
 """Objects of a larger batch in work at once: while one waits for the store, another computes."""
 MOST_TOLD = 10
-SEVERITY: tuple[Result, ...] = ("failed", "interrupted", "rejected", "processed", "duplicate", "cached")
+SEVERITY: tuple[Result, ...] = (
+    "failed",
+    "interrupted",
+    "rejected",
+    "processed",
+    "duplicate",
+    "cached",
+    "missing",
+)
 STATE_NAMES: dict[Result, str] = {
     "failed": "Failed",
     "interrupted": "Interrupted",
@@ -34,6 +43,7 @@ STATE_NAMES: dict[Result, str] = {
     "processed": "Completed",
     "duplicate": "Duplicate",
     "cached": "Cached",
+    "missing": "Failed",
 }
 NumericImputation = Literal["as declared", "mean", "median", "most_frequent"]
 
@@ -103,9 +113,27 @@ def _without_receipt(store: ObjectStore, dataset: Dataset) -> Iterator[str]:
     with Seen() as receipts:
         for receipt in store.list(dataset.output_bucket, f"{PREFIX}{dataset.name}/"):
             receipts.add(object_prefix(receipt.key))
+        marked: dict[str, bool] = {}
         for ref in store.list(dataset.bucket, dataset.prefix):
-            if dataset.matches(ref.bucket, ref.key) and receipt_prefix(dataset, ref) not in receipts:
+            if (
+                dataset.matches(ref.bucket, ref.key)
+                and receipt_prefix(dataset, ref) not in receipts
+                and _is_ready(store, dataset, ref, marked)
+            ):
                 yield ref.key
+
+
+def _is_ready(store: ObjectStore, dataset: Dataset, ref: ObjectRef, marked: dict[str, bool]) -> bool:
+    """Whether the dataset's readiness lets the object be prepared; `marked` keeps what folders are."""
+    quiet = timedelta(seconds=dataset.ready.quiet_seconds)
+    if quiet and ref.modified and datetime.now(UTC) - ref.modified < quiet:
+        return False
+    if not dataset.ready.marker:
+        return True
+    folder, slash, _ = ref.key.rpartition("/")
+    if folder not in marked:
+        marked[folder] = store.exists(ref.bucket, f"{folder}{slash}{dataset.ready.marker}")
+    return marked[folder]
 
 
 def _tag(dataset: Dataset, keys: list[str]) -> None:
@@ -131,6 +159,6 @@ def _state(outcomes: list[Outcome], *, quiet: bool = False) -> State[Any]:
         message += f"\n… and {len(told) - MOST_TOLD:,} more: each is in the run's log"
     if len(outcomes) > 1:
         message = ", ".join(f"{n} {result}" for result, n in count.items()) + f"\n{message}"
-    state = Failed if worst in ("failed", "interrupted", "rejected") else Completed
+    state = Failed if worst in ("failed", "interrupted", "rejected", "missing") else Completed
     name = "Canary" if quiet and worst == "processed" else STATE_NAMES[worst]
     return state(name=name, message=message)

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from pydantic import SecretStr
@@ -23,29 +22,40 @@ class Alerts:
     ) -> None:
         self._urls = urls
         self._send = send or _send
-        self._last: dict[str, float] = {}
         self._held: dict[str, int] = {}
+        """Subjects told a moment ago, and how many objects have come since."""
         self._lock = threading.Lock()
 
     def alert(self, subject: str, body: str, *, count: int = 1) -> None:
-        """Tell, at most once in QUIET_SECONDS per subject; `count` objects are concerned."""
+        """Tell of `count` objects; what comes within QUIET_SECONDS is told together at their end."""
         log.error("%s: %s", subject, printable(body, 500))
         if self._urls is None:
             return
         with self._lock:
-            held = self._held.pop(subject, 0) + count
-            if time.monotonic() - self._last.get(subject, -QUIET_SECONDS) < QUIET_SECONDS:
-                self._held[subject] = held
+            if subject in self._held:
+                self._held[subject] += count
                 return
-            self._last[subject] = time.monotonic()
-        more = f"\n\n{held} objects are concerned since the last such message." if held > count else ""
-        threading.Thread(
-            target=self._try, args=(self._urls, subject, body + more), name="alert", daemon=True
-        ).start()
+            self._held[subject] = 0
+        self._start(0, self._send_now, subject, body)
+        self._start(QUIET_SECONDS, self._send_held, subject, body)
 
-    def _try(self, urls: SecretStr, subject: str, body: str) -> None:
+    def _send_held(self, subject: str, body: str) -> None:
+        with self._lock:
+            number = self._held.pop(subject)
+        if number:
+            self._send_now(
+                subject, f"{number} more objects in the last {QUIET_SECONDS:.0f} s. The first was:\n\n{body}"
+            )
+
+    def _start(self, seconds: float, target: Callable[[str, str], None], subject: str, body: str) -> None:
+        timer = threading.Timer(seconds, target, (subject, body))
+        timer.daemon = True
+        timer.start()
+
+    def _send_now(self, subject: str, body: str) -> None:
+        assert self._urls
         try:
-            self._send(urls, subject, body)
+            self._send(self._urls, subject, body)
         except Exception as error:  # noqa: BLE001 - whatever a channel raises, the listener goes on
             log.warning("the alert %r could not be sent: %s", subject, type(error).__name__)
 

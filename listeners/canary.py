@@ -8,8 +8,7 @@ from pathlib import Path
 
 from dropflow.datasets import Dataset, Datasets, canary_prefix
 from dropflow.errors import DropflowError, SettingsError
-from dropflow.objects import ObjectRef
-from dropflow.receipts import read_receipt, receipt_prefix
+from dropflow.receipts import PREFIX, read_receipt
 from dropflow.settings import Settings
 from dropflow.storage import ObjectStore
 from listeners.alerts import Alerts
@@ -45,6 +44,8 @@ class Canary:
     async def _sing(self) -> None:
         key = f"{canary_prefix(self._dataset)}{datetime.now(UTC):%Y%m%dT%H%M%S%f}.csv"
         put = self._store.put
+        # What an earlier one has left, should its run have come late.
+        await asyncio.to_thread(self._clean_up)
         ref = await asyncio.to_thread(put, self._dataset.bucket, key, self._content, "text/csv")
         deadline = time.monotonic() + self._seconds
         while time.monotonic() < deadline:
@@ -60,18 +61,24 @@ class Canary:
             await asyncio.sleep(POLL)
         else:
             self._miss(f"{ref.url} has no receipt after {self._seconds:g} s: see `dropflow explain {key}`")
-        await asyncio.to_thread(self._clean_up, ref)
+        await asyncio.to_thread(self._clean_up)
 
     def _miss(self, why: str) -> None:
         self._singing = False
         self._alerts.alert(SUBJECT, why)
 
-    def _clean_up(self, ref: ObjectRef) -> None:
-        store, output_bucket = self._store, self._dataset.output_bucket
-        store.delete(ref.bucket, ref.key)
-        store.delete(output_bucket, self._dataset.output_key(ref.key))
-        for receipt in store.list(output_bucket, receipt_prefix(self._dataset, ref)):
-            store.delete(output_bucket, receipt.key)
+    def _clean_up(self) -> None:
+        """Remove every canary with output and receipt."""
+        dataset, store = self._dataset, self._store
+        prefix = canary_prefix(dataset)
+        outputs = dataset.output_key(f"{prefix}x").rpartition("/")[0]
+        for bucket, folder in (
+            (dataset.bucket, prefix),
+            (dataset.output_bucket, f"{outputs}/"),
+            (dataset.output_bucket, f"{PREFIX}{dataset.name}/{prefix}"),
+        ):
+            for ref in list(store.list(bucket, folder)):
+                store.delete(bucket, ref.key)
 
 
 def make_canary(settings: Settings, datasets: Datasets, store: ObjectStore, alerts: Alerts) -> Canary | None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset, Datasets
-from dropflow.errors import DropflowError, ObjectMissingError
+from dropflow.errors import DropflowError, EventRefusedError, ObjectMissingError, TransientError
 from dropflow.ledger import Delivery, Entry, Ledger
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, object_created_event
@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000
 MOST_TROUBLE = 3
+REFUSED_WAIT = 5.0
 FIRST_LOOK = 2.0
 """Seconds until a receipt is looked for that no notification told of; more for large deliveries."""
 PER_OBJECT = 0.1
@@ -49,23 +50,28 @@ class Dispatcher:
         Raises TransientError when the store or Prefect cannot be reached: what has not left stays
         pending, or in a delivery that is posted next time.
         """
+        troubles = self._match_all()
         posted = 0
-        self._match_all()
         for left_over in self._ledger.outbox.unposted(self._listener):
             posted += self._post(left_over)
         for name in self._datasets.by_name:
             while delivery := self._ledger.outbox.claim(name, self._listener, self._most_in_flight):
                 reached(Point.OBJECTS_CLAIMED)
                 posted += self._post(delivery)
+        if troubles:
+            raise troubles[-1]
         return posted
 
     def _post(self, delivery: Delivery) -> int:
-        posted = datetime.now(UTC)
         if delivery.refs:
             event = object_created_event(
                 delivery.dataset, delivery.refs, event_id=delivery.id, force=delivery.force
             )
-            self._prefect.post_events([event])
+            try:
+                self._prefect.post_events([event])
+            except EventRefusedError as error:
+                self._put_back(delivery, str(error))
+                return 0
             reached(Point.EVENT_POSTED)
             names = printable(", ".join(ref.name for ref in delivery.refs[:3]))
             log.info(
@@ -75,6 +81,7 @@ class Dispatcher:
                 delivery.dataset,
                 names,
             )
+        posted = datetime.now(UTC)
         more = timedelta(seconds=PER_OBJECT * len(delivery.refs))
         look_at = posted + timedelta(seconds=FIRST_LOOK) + more
         due = posted + timedelta(seconds=self._receipt_seconds) + more
@@ -82,52 +89,62 @@ class Dispatcher:
         reached(Point.DELIVERY_RECORDED)
         return 1 if delivery.refs else 0
 
-    def _match_all(self) -> None:
-        """Name the dataset of every pending object. After MOST_TROUBLE errors the last one is raised."""
+    def _put_back(self, delivery: Delivery, reason: str) -> None:
+        """Prefect refuses this event: find the object it is about by sending them in smaller company."""
+        log.warning("%d objects of %s: %s", len(delivery.refs), delivery.dataset, reason)
+        soon = datetime.now(UTC) + timedelta(seconds=REFUSED_WAIT)
+        self._ledger.fail(self._ledger.outbox.refused(delivery, reason, soon), reason)
+
+    def _match_all(self) -> list[DropflowError]:
+        """Name the dataset of every pending object; returns what has kept some of them from it."""
         troubles: list[DropflowError] = []
-        while entries := self._ledger.unmatched(BATCH):
+        while len(troubles) < MOST_TROUBLE and (entries := self._ledger.unmatched(BATCH)):
             matched: list[tuple[Entry, str, datetime | None]] = []
+            ignored: dict[str, list[Entry]] = {}
             for entry in entries:
                 try:
-                    dataset = self._dataset_of(entry)
+                    dataset = self._dataset_of(entry, ignored)
                     if dataset:
                         matched.append((entry, dataset.name, self._ready_at(dataset, entry)))
-                except DropflowError as error:
+                except TransientError as error:
                     self._ledger.postpone(entry, str(error))
                     troubles.append(error)
                     if len(troubles) >= MOST_TROUBLE:
                         break
+                except DropflowError as error:
+                    # Refused for good: it must not come up again and again before all others.
+                    self._ledger.fail([entry], str(error))
             self._ledger.match(matched)
-            if troubles:
-                raise troubles[-1]
+            for reason, some in ignored.items():
+                self._ledger.ignore(some, reason)
+        return troubles
 
-    def _dataset_of(self, entry: Entry) -> Dataset | None:
-        """The dataset; None when the object is settled or resolved by now."""
+    def _dataset_of(self, entry: Entry, ignored: dict[str, list[Entry]]) -> Dataset | None:
+        """The dataset; None when the object is settled or resolved by now, or will be `ignored`."""
         ref = entry.ref
         if not ref.etag:
-            self._ledger.resolve(ref, self._stat(ref))
+            self._ledger.resolve(ref, self._find(ref))
             return None
         if self._marks(ref):
-            self._ledger.ignore([entry.id], "marker: what it marks may be prepared")
+            ignored.setdefault("marker: what it marks may be prepared", []).append(entry)
             return None
         dataset, reason = self._datasets.find(ref.bucket, ref.key)
         if dataset is None:
             log.info("ignored %s: %s", printable(ref.url), reason)
-            self._ledger.ignore([entry.id], reason)
+            ignored.setdefault(reason, []).append(entry)
             return None
-        if entry.reopened and self._stat(ref) != ref:
-            self._ledger.ignore([entry.id], "overwritten or deleted since", dataset.name)
+        if entry.reopened and not self._store.is_current(ref):
+            self._ledger.match([(entry, dataset.name, None)])
+            self._ledger.look_again([entry])
             return None
         return dataset
 
-    def _stat(self, ref: ObjectRef) -> ObjectRef | None:
+    def _find(self, ref: ObjectRef) -> ObjectRef | None:
         try:
-            found = self._store.stat(ref.bucket, ref.key)
+            return self._store.stat(ref.bucket, ref.key)
         except ObjectMissingError:
             # Deleted, or not visible yet (SeaweedFS can tell before its PUT is done): the sweep sees it.
             return None
-        # Version and size are not always told; the etag says whether the bytes are the same.
-        return ref if found.etag == ref.etag else found
 
     def _ready_at(self, dataset: Dataset, entry: Entry) -> datetime | None:
         """From when on it may leave; None: when its marker is there."""
@@ -152,7 +169,7 @@ class Dispatcher:
         """Look again for the markers that objects wait for."""
         ready: list[tuple[Entry, str, datetime | None]] = []
         marked: dict[tuple[str, str], bool] = {}
-        for entry in self._ledger.awaiting_marker(BATCH):
+        for entry in self._ledger.awaiting_marker():
             dataset = self._datasets.by_name.get(entry.dataset)
             if dataset is None:
                 continue
@@ -165,5 +182,4 @@ class Dispatcher:
 
     def _marked(self, dataset: Dataset, ref: ObjectRef) -> bool:
         folder, slash, _ = ref.key.rpartition("/")
-        marker = ObjectRef(ref.bucket, f"{folder}{slash}{dataset.ready.marker}")
-        return self._stat(marker) is not None
+        return self._store.exists(ref.bucket, f"{folder}{slash}{dataset.ready.marker}")

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -37,6 +38,7 @@ from listeners.webhook import make_app
 log = logging.getLogger(__name__)
 
 TICK = 1.0
+THREADS = 16
 HEARTBEAT = 5.0
 LONGEST_WAIT = 30.0
 LONGEST_STOP = 9.0
@@ -108,6 +110,8 @@ class Listener:
     async def run(self) -> None:
         """Until a signal comes, or a loop ends by itself."""
         self._loop = asyncio.get_running_loop()
+        # asyncio's own pool has one thread a core and four: a store that hangs would take them all.
+        self._loop.set_default_executor(ThreadPoolExecutor(THREADS, "listener"))
         stopped = asyncio.create_task(_until_stopped())
         tasks = [asyncio.create_task(loop) for loop in self._loops()]
         done, _ = await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Datasets
-from dropflow.errors import ObjectMissingError, ReceiptError
+from dropflow.errors import DropflowError, ReceiptError, TransientError
 from dropflow.ledger import Entry, Fate, Ledger, Outcome
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PERMANENT, PrefectApi, Run
@@ -17,6 +17,7 @@ from dropflow.storage import ObjectStore
 
 log = logging.getLogger(__name__)
 
+GONE = "overwritten or deleted before it was prepared"
 AT_ONCE = 8
 BATCH = 200
 LOOK_AGAIN = timedelta(seconds=10)
@@ -45,6 +46,8 @@ class Verdict:
     outcome: Outcome | None = None
     older: Outcome | None = None
     """A receipt from before the object was replayed: it counts once a run has found nothing to do."""
+    waits: bool = False
+    """Neither settled nor gone: if it is late, Prefect is asked."""
     gone: str = ""
     broken: str = ""
 
@@ -103,16 +106,33 @@ class Settler:
 
     def read(self, told: Iterable[tuple[str, str]]) -> int:
         """Read the receipts, given by bucket and key, that notifications told of."""
-        found = self._pool.map(self._read, told)
-        return self.settle([outcome for outcome in found if outcome])
+        read = [found for found in self._pool.map(self._read, told) if found]
+        known = self._ledger.versions({(r.bucket, r.key) for _, r in read})
+        # One version, never settled: its receipt is news. Else an old one may be told of again.
+        plain = [pair for pair in read if known.get((pair[1].bucket, pair[1].key)) == 1]
+        doubtful = [pair for pair in read if pair not in plain]
+        standing = [
+            pair for pair, true in zip(doubtful, self._pool.map(self._holds, doubtful), strict=True) if true
+        ]
+        return self.settle([outcome_of(*pair) for pair in [*plain, *standing]])
 
-    def _read(self, told: tuple[str, str]) -> Outcome | None:
+    def _read(self, told: tuple[str, str]) -> tuple[ObjectRef, Receipt] | None:
         try:
-            return outcome_of(*load_receipt(self._store, *told))
-        except (ObjectMissingError, ReceiptError) as error:
+            return load_receipt(self._store, *told)
+        except DropflowError as error:
             # Not visible yet, or nonsense: who waits for it looks again, and is told then.
             log.info("%s", error)
             return None
+
+    def _holds(self, found: tuple[ObjectRef, Receipt]) -> bool:
+        """Whether a receipt settles its object: not bytes that are back while the output is of others."""
+        _, receipt = found
+        try:
+            ref = ObjectRef(receipt.bucket, receipt.key, receipt.etag)
+            return stands(self._store, receipt) or not self._store.is_current(ref)
+        except DropflowError as error:
+            log.info("%s", error)
+            return False
 
     def look(self) -> int:
         """Look after dispatched objects whose time has come; returns how many there were."""
@@ -123,68 +143,71 @@ class Settler:
             entry = verdict.entry
             if verdict.gone:
                 log.info("ignored %s: %s", printable(entry.ref.url), verdict.gone)
-                self._ledger.ignore([entry.id], verdict.gone, entry.dataset)
+                self._ledger.ignore([entry], verdict.gone, entry.dataset)
             if verdict.broken:
                 self._give_up(entry.dataset, [entry], verdict.broken)
         now = datetime.now(UTC)
-        waiting = [v for v in verdicts if not (v.outcome or v.gone or v.broken)]
-        late = [v for v in waiting if v.entry.due is None or v.entry.due <= now]
+        late = [v for v in verdicts if v.waits and v.entry.due and v.entry.due <= now]
         for dataset in {v.entry.dataset for v in late}:
             self._ask(dataset, [v for v in late if v.entry.dataset == dataset])
         return len(entries)
 
     def _look(self, entry: Entry) -> Verdict:
-        dataset = self._datasets.by_name.get(entry.dataset)
-        if dataset is None:
-            return Verdict(entry)
         try:
-            found = latest_receipt(self._store, dataset, entry.ref)
+            return self._verdict(entry)
         except ReceiptError as error:
             return Verdict(entry, broken=str(error))
-        current = self._is_current(entry.ref)
-        if found is None:
-            gone = "" if current else "overwritten or deleted before it was prepared"
-            return Verdict(entry, gone=gone)
-        outcome = outcome_of(*found)
-        if entry.after and outcome.receipt_at <= entry.after:
-            return Verdict(entry, older=outcome)
-        # Bytes that are back after others have taken their place need their output made again.
-        if current and not stands(self._store, found[1]):
+        except TransientError as error:
+            log.info("%s", error)
             return Verdict(entry)
-        return Verdict(entry, outcome)
+        except DropflowError as error:
+            # Refused for good, to us: the run may know more.
+            log.info("%s", error)
+            return Verdict(entry, waits=True)
 
-    def _is_current(self, ref: ObjectRef) -> bool:
-        try:
-            return self._store.stat(ref.bucket, ref.key).etag == ref.etag
-        except ObjectMissingError:
-            return False
+    def _verdict(self, entry: Entry) -> Verdict:
+        dataset = self._datasets.by_name.get(entry.dataset)
+        if dataset is None:
+            return Verdict(entry, waits=True)
+        found = latest_receipt(self._store, dataset, entry.ref)
+        current = self._store.is_current(entry.ref)
+        if found is None:
+            return Verdict(entry, waits=True) if current else Verdict(entry, gone=GONE)
+        outcome = outcome_of(*found)
+        if not current:
+            self._ledger.accept_older([entry])
+            return Verdict(entry, outcome)
+        if entry.after and outcome.receipt_at <= entry.after:
+            return Verdict(entry, older=outcome, waits=True)
+        # Bytes that are back after others have taken their place need their output made again.
+        return Verdict(entry, outcome) if stands(self._store, found[1]) else Verdict(entry, waits=True)
 
     def _ask(self, dataset: str, late: list[Verdict]) -> None:
         """No receipt in time: is a run at work? If not, deliver again, or give up."""
         posted = self._ledger.outbox.posted_at({v.entry.event_id for v in late if v.entry.event_id})
         first = min(posted.values(), default=datetime.now(UTC)) - SLACK
         runs = self._prefect.runs_of(dataset, first)
-        waiting: dict[str, list[int]] = {}
-        again: dict[tuple[str, int], list[int]] = {}
+        waiting: dict[str, list[Entry]] = {}
+        again: dict[tuple[str, int], list[Entry]] = {}
         failed: dict[str, list[Entry]] = {}
         for verdict in late:
             entry = verdict.entry
             mine = [run for run in runs if entry.ref.key in run.keys]
             working = next((run for run in mine if run.at_work(self._patience.run)), None)
             if working:
-                waiting.setdefault(f"waits for run {working.id} ({working.state})", []).append(entry.id)
+                waiting.setdefault(f"waits for run {working.id} ({working.state})", []).append(entry)
                 continue
             since = posted.get(entry.event_id or "", first) - SLACK
             ended = [run for run in mine if run.ended and run.expected >= since]
             last = max(ended, key=lambda run: run.since, default=None)
-            if last and verdict.older and (last.type == "COMPLETED" or last.state == "Rejected"):
-                self._ledger.accept_older([entry.id])
+            if last and verdict.older and last.finished:
+                self._ledger.accept_older([entry])
                 self.settle([verdict.older])
             elif reason := self._final(entry, last):
                 failed.setdefault(reason, []).append(entry)
             else:
                 why = f"run {last.id} ended as {last.state}" if last else "no run came of the event"
-                again.setdefault((why, entry.deliveries), []).append(entry.id)
+                again.setdefault((why, entry.deliveries), []).append(entry)
         self._carry_out(dataset, waiting, again, failed)
 
     def _final(self, entry: Entry, last: Run | None) -> str:
@@ -203,21 +226,20 @@ class Settler:
     def _carry_out(
         self,
         dataset: str,
-        waiting: dict[str, list[int]],
-        again: dict[tuple[str, int], list[int]],
+        waiting: dict[str, list[Entry]],
+        again: dict[tuple[str, int], list[Entry]],
         failed: dict[str, list[Entry]],
     ) -> None:
         now = datetime.now(UTC)
-        for reason, ids in waiting.items():
-            self._ledger.outbox.wait_on(ids, now + LOOK_AGAIN, now + self._patience.receipt, reason)
-        for (reason, number), ids in again.items():
-            log.warning("%d objects of %s are delivered again: %s", len(ids), dataset, reason)
+        for reason, entries in waiting.items():
+            self._ledger.outbox.wait_on(entries, now + self._patience.receipt, reason)
+        for (reason, number), entries in again.items():
+            log.warning("%d objects of %s are delivered again: %s", len(entries), dataset, reason)
             wait = BACKOFF[min(number, len(BACKOFF)) - 1]
-            self._ledger.outbox.redeliver(ids, reason, now + timedelta(seconds=wait))
+            self._ledger.outbox.redeliver(entries, reason, now + timedelta(seconds=wait))
         for reason, entries in failed.items():
             self._give_up(dataset, entries, reason)
 
     def _give_up(self, dataset: str, entries: list[Entry], reason: str) -> None:
-        log.error("%d objects of %s failed: %s", len(entries), dataset, printable(reason, 300))
-        self._ledger.fail([entry.id for entry in entries], reason)
-        self._failed(dataset, entries, reason)
+        if self._ledger.fail(entries, reason):
+            self._failed(dataset, entries, reason)

@@ -1,8 +1,10 @@
 """The sweep: list the buckets, and make the ledger agree with what is there. The truth."""
 
 import logging
+import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from dropflow.datasets import Dataset, Datasets
-from dropflow.errors import DropflowError, ObjectMissingError, ReceiptError
+from dropflow.errors import DropflowError, TransientError
 from dropflow.ledger import Entry, Fate, Ledger, Outcome, SweepReport
-from dropflow.objects import ObjectCreated, ObjectRef
+from dropflow.objects import ObjectCreated, ObjectRef, printable
 from dropflow.receipts import (
     PREFIX,
     is_orphan,
@@ -29,8 +31,13 @@ from listeners.settler import Settler, outcome_of
 log = logging.getLogger(__name__)
 
 AT_ONCE = 8
+REMEMBERED = timedelta(days=90)
+"""How long stories and deliveries are kept."""
 LEASE_SECONDS = 20.0
 LEASE = "sweep"
+ORPHAN_WAIT = 60.0
+"""Seconds until a run is asked for again, which doubles."""
+MOST_ORPHANS = 10_000
 
 
 class StoppedError(Exception):
@@ -73,6 +80,7 @@ class Sweep:
         self._arrived = arrived
         self._orphan_found = orphan_found
         self._outputs_since: datetime | None = None
+        self._told_orphans: dict[tuple[str, str], tuple[float, float]] = {}
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(AT_ONCE, "sweep")
 
@@ -96,7 +104,7 @@ class Sweep:
         started, clock = datetime.now(UTC), time.monotonic()
         counts = _Counts()
         troubles: list[DropflowError] = []
-        with Seen() as receipts, Seen() as outputs:
+        with _kept(troubles), Seen() as receipts, Seen() as outputs:
             for bucket in self._datasets.output_buckets:
                 with _kept(troubles):
                     self._receipts(bucket, receipts, counts)
@@ -111,6 +119,7 @@ class Sweep:
                 self._orphans(started, counts)
         if troubles:
             raise troubles[-1]
+        self._ledger.prune(started - REMEMBERED)
         report = SweepReport(started=started, seconds=time.monotonic() - clock, **vars(counts))
         self._ledger.watch.swept(report)
         level = logging.INFO if counts.new or counts.settled or counts.reopened else logging.DEBUG
@@ -159,58 +168,69 @@ class Sweep:
         """Record every object; one with a receipt is settled as it is recorded."""
         for page in self._pages(bucket):
             known = self._ledger.lookup(bucket, [ref.key for ref in page])
-            with_receipt, doubtful = [], []
+            versions = Counter(key for key, _ in known)
+            unsure: list[ObjectRef] = []
+            with_receipt: list[tuple[Dataset, ObjectRef]] = []
+            doubtful: list[tuple[Dataset, ObjectRef, Entry]] = []
+            back: list[Entry] = []
             for ref in page:
                 entry = known.get((ref.key, ref.etag))
+                if entry is None or versions[ref.key] > 1:
+                    unsure.append(ref)
                 dataset, _ = self._datasets.find(bucket, ref.key)
                 if dataset is None:
                     continue
                 has_receipt = f"{dataset.output_bucket}/{receipt_prefix(dataset, ref)}" in receipts
-                if has_receipt and (entry is None or (entry.fate is Fate.PENDING and not entry.after)):
-                    with_receipt.append((dataset, ref))
-                elif not has_receipt and entry and entry.fate in (Fate.PROCESSED, Fate.REJECTED):
+                if entry is None or (entry.fate is Fate.PENDING and not entry.after):
+                    if has_receipt:
+                        with_receipt.append((dataset, ref))
+                elif entry.fate is Fate.IGNORED:
+                    back.append(entry)
+                elif _contradicts(entry, has_receipt, outputs):
                     doubtful.append((dataset, ref, entry))
-            outcomes = list(self._pool.map(partial(self._outcome, outputs), with_receipt))
-            new = self._ledger.record(
-                (ObjectCreated(ref, "sweep") for ref in page), [found for found in outcomes if found]
-            )
+            outcomes = [o for o in self._pool.map(partial(self._outcome, outputs), with_receipt) if o]
+            new = self._ledger.record((ObjectCreated(ref, "sweep") for ref in unsure), outcomes)
             counts.objects += len(page)
-            counts.settled += sum(found is not None for found in outcomes)
+            counts.settled += len(outcomes)
             counts.new += new
             counts.reopened += self._reopen(doubtful)
-            recorded = self._ledger.lookup(bucket, [ref.key for ref in page])
-            counts.unaccounted += sum((ref.key, ref.etag) not in recorded for ref in page)
-            if new:
+            counts.reopened += self._ledger.reopen(back, "it is in the bucket, and a dataset matches")
+            recorded = self._ledger.lookup(bucket, [ref.key for ref in unsure]) if unsure else {}
+            counts.unaccounted += sum((ref.key, ref.etag) not in recorded for ref in unsure)
+            if new or back:
                 self._arrived()
 
     def _outcome(self, outputs: Seen, found_with: tuple[Dataset, ObjectRef]) -> Outcome | None:
         """What the object's receipt tells, if its output is still there."""
         try:
             found = latest_receipt(self._store, *found_with)
-        except ReceiptError as error:
+            if found is None:
+                return None
+            own, receipt = found
+            output = f"{receipt.output_bucket}/{receipt.output_key} {receipt.output_etag}"
+            if receipt.output_key and output not in outputs and not stands(self._store, receipt):
+                return None
+        except DropflowError as error:
             log.warning("%s", error)
-            return None
-        if found is None:
-            return None
-        own, receipt = found
-        output = f"{receipt.output_bucket}/{receipt.output_key} {receipt.output_etag}"
-        if receipt.output_key and output not in outputs and not stands(self._store, receipt):
             return None
         return outcome_of(own, receipt)
 
     def _reopen(self, doubtful: list[tuple[Dataset, ObjectRef, Entry]]) -> int:
-        """What the ledger calls done must have a receipt: maybe it was written after the listing."""
-        lost = [e.id for dataset, ref, e in doubtful if self._has_no_receipt(dataset, ref)]
+        """What the ledger calls done must have receipt and output; some are younger than the listing."""
+        lost = [e for dataset, ref, e in doubtful if self._is_undone(dataset, ref)]
         if lost:
-            log.warning("the receipts of %d objects are gone: they are prepared again", len(lost))
-            self._ledger.reopen(lost, "its receipt is gone")
+            log.warning("receipt or output of %d objects is gone: they are prepared again", len(lost))
+            self._ledger.reopen(lost, "its receipt or output is gone")
             self._arrived()
         return len(lost)
 
-    def _has_no_receipt(self, dataset: Dataset, ref: ObjectRef) -> bool:
+    def _is_undone(self, dataset: Dataset, ref: ObjectRef) -> bool:
         try:
-            return latest_receipt(self._store, dataset, ref) is None
-        except ReceiptError as error:
+            found = latest_receipt(self._store, dataset, ref)
+            if found and stands(self._store, found[1]):
+                return False
+            return self._store.is_current(ref)
+        except DropflowError as error:
             log.warning("%s", error)
             return False
 
@@ -233,6 +253,7 @@ class Sweep:
                 for output in recent:
                     if (output.bucket, output.key, output.etag) not in explained:
                         counts.orphans += self._is_orphan(dataset, output)
+            self._forget_orphans()
 
     def _is_orphan(self, dataset: Dataset, output: ObjectRef) -> bool:
         key = dataset.source_key(output.key)
@@ -242,11 +263,25 @@ class Sweep:
             there = self._store.head(output.bucket, output.key)
             if not is_orphan(self._store, dataset, key, there):
                 return False
-        except (ObjectMissingError, ReceiptError):
+        except DropflowError as error:
+            log.info("%s", error)
             return False
-        log.warning("an interrupted run has left %s without a receipt", output.url)
-        self._orphan_found(dataset, ObjectRef(dataset.bucket, key))
+        self._tell_orphan(dataset, key, output)
         return True
+
+    def _tell_orphan(self, dataset: Dataset, key: str, output: ObjectRef) -> None:
+        """Ask for a run that removes it; again later and later, should none come."""
+        now = time.monotonic()
+        at, wait = self._told_orphans.get((output.url, output.etag), (0.0, ORPHAN_WAIT / 2))
+        if now < at:
+            return
+        self._told_orphans[output.url, output.etag] = (now + 2 * wait, 2 * wait)
+        log.warning("an interrupted run has left %s without a receipt", printable(output.url, 300))
+        self._orphan_found(dataset, ObjectRef(dataset.bucket, key))
+
+    def _forget_orphans(self) -> None:
+        while len(self._told_orphans) > MOST_ORPHANS:
+            del self._told_orphans[next(iter(self._told_orphans))]
 
 
 class _kept:  # noqa: N801 - reads as a statement
@@ -259,6 +294,8 @@ class _kept:  # noqa: N801 - reads as a statement
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, sqlite3.Error):
+            error = TransientError(f"temporary files: {error}")
         if isinstance(error, DropflowError):
             self._troubles.append(error)
             return True
@@ -269,9 +306,16 @@ def _modified(ref: ObjectRef) -> datetime:
     return ref.modified or datetime.min.replace(tzinfo=UTC)
 
 
+def _contradicts(entry: Entry, has_receipt: bool, outputs: Seen) -> bool:
+    """Whether the ledger calls an object done whose receipt or output the listings did not show."""
+    if entry.fate not in (Fate.PROCESSED, Fate.REJECTED):
+        return False
+    output = f"{entry.output_bucket}/{entry.output_key} {entry.output_etag}"
+    return not has_receipt or bool(entry.output_key and output not in outputs)
+
+
 def _awaits(entry: Entry, receipt: ObjectRef) -> bool:
     """Whether reading the receipt can change the entry."""
     if entry.fate in (Fate.PROCESSED, Fate.REJECTED):
         return entry.receipt_at is None or _modified(receipt).replace(microsecond=0) > entry.receipt_at
-    # Seen again after other bytes: its old receipt may tell of an output that was replaced.
-    return not entry.reopened
+    return True

@@ -110,6 +110,7 @@ class Running:
         command = [str(Path(sys.executable).with_name("dropflow")), *arguments]
         environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"}
         environment["DROPFLOW_DATA_DIR"] = str(self.settings.data_dir)
+        environment["DROPFLOW_ENV_FILE"] = str(self.settings.env_file)
         return subprocess.run(
             command, capture_output=True, text=True, timeout=200, env=environment, check=False
         )
@@ -150,7 +151,9 @@ def running() -> Iterator[Running]:
     # where the tests run as root.
     data_dir = Path(tempfile.mkdtemp(prefix="dropflow-stack-"))
     with smtp_server() as (mailbox, url):
-        (data_dir / ".env").write_text("DROPFLOW_SWEEP_SECONDS=5\nDROPFLOW_RECEIPT_SECONDS=8\n")
+        (data_dir / ".env").write_text(
+            "DROPFLOW_SWEEP_SECONDS=5\nDROPFLOW_RECEIPT_SECONDS=8\nDROPFLOW_ORPHAN_SECONDS=5\n"
+        )
         settings = load_settings(data_dir, env_file=data_dir / ".env")
         with Stack(settings) as stack:
             settings = stack.settings

@@ -32,6 +32,13 @@ class MemoryStore:
     def stat(self, bucket: str, key: str) -> ObjectRef:
         return self._stored(bucket, key).ref
 
+    def exists(self, bucket: str, key: str) -> bool:
+        return key in self.buckets[bucket]
+
+    def is_current(self, ref: ObjectRef) -> bool:
+        there = self.buckets[ref.bucket].get(ref.key)
+        return there is not None and there.ref.etag == ref.etag
+
     def get(self, bucket: str, key: str) -> tuple[ObjectRef, bytes]:
         stored = self._stored(bucket, key)
         return stored.ref, stored.body

@@ -210,6 +210,10 @@ class Interleavings(RuleBasedStateMachine):
         if point:
             self.new_listener()
 
+    @rule(key=st.sampled_from(KEYS))
+    def delete_output(self, key: str) -> None:
+        self.store.delete("processed", DATASET.output_key(key))
+
     @rule()
     def delete_ledger(self) -> None:
         self.ledger.close()
@@ -221,7 +225,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS), force=st.booleans())
     def replay(self, key: str, force: bool) -> None:
-        settled = [e.id for e in self.ledger.find("raw", key) if e.fate in (Fate.PROCESSED, Fate.REJECTED)]
+        settled = [e for e in self.ledger.find("raw", key) if e.fate in (Fate.PROCESSED, Fate.REJECTED)]
         self.ledger.replay(settled[:1], force=force)
 
     # What workers do, or die of
@@ -278,8 +282,10 @@ class Interleavings(RuleBasedStateMachine):
         before = set(self.store.buckets["processed"])
         with crashing_at(point):
             results = [preparation.prepare(key).result for key in run["keys"]]
-            run["type"] = "FAILED" if {"failed", "rejected"} & set(results) else "COMPLETED"
-            run["state"] = next((s.title() for s in ("failed", "rejected") if s in results), "")
+            worst = next((r for r in ("failed", "interrupted", "rejected") if r in results), "")
+            if set(results) == {"missing"}:
+                worst = "failed"
+            run["type"], run["state"] = ("FAILED", worst.title()) if worst else ("COMPLETED", "")
         if run["type"] == "RUNNING" and not zombie:
             run["type"] = "CRASHED"
         new = set(self.store.buckets["processed"]) - before

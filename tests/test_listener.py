@@ -1,14 +1,17 @@
 """Intake, ledger, dispatcher, settler and sweep together, against moto and a Prefect that only remembers."""
 
 import asyncio
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from memory_store import MemoryStore
 
+from dropflow.audit import audit
 from dropflow.datasets import Dataset, Datasets, Readiness, load_datasets
-from dropflow.errors import PermanentError, TransientError
+from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.ledger import Entry, Fate, Ledger, SweepReport
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.prefect_api import Run
@@ -137,6 +140,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "LOOK_AGAIN", timedelta(0))
     monkeypatch.setattr(settling, "LOOK_AGAIN_EACH", timedelta(0))
     monkeypatch.setattr(settling, "BACKOFF", (0,))
+    monkeypatch.setattr(dispatching, "REFUSED_WAIT", 0)
 
 
 @pytest.fixture
@@ -207,19 +211,175 @@ def test_the_same_bytes_again_after_others_are_a_new_object(listener: Listener) 
     assert listener.sweep().new == 0
 
 
-def test_a_late_notification_of_bytes_that_are_gone_starts_nothing(listener: Listener) -> None:
+def test_a_late_notification_of_bytes_that_are_gone_changes_nothing(listener: Listener) -> None:
     first = listener.put("churn/a.csv", b"A")
+    listener.receipt(first)
     second = listener.put("churn/a.csv", b"B")
+    listener.receipt(second)
     for ref in (first, second):
         listener.see(ref)
-        listener.receipt(ref)
     listener.dispatcher.dispatch()
-    listener.settler.look()
+    while listener.settler.look():
+        pass
     posted = len(listener.prefect.events)
     assert listener.see(first) == 1, "other bytes were seen since: only the store knows"
     listener.dispatcher.dispatch()
+    listener.settler.look()
     assert len(listener.prefect.events) == posted
-    assert listener.ledger.lookup("raw", [first.key])[first.key, first.etag].fate == Fate.IGNORED
+    assert listener.ledger.lookup("raw", [first.key])[first.key, first.etag].fate == Fate.PROCESSED
+
+
+def test_a_notification_that_is_repeated_tells_of_the_same_write(listener: Listener) -> None:
+    first = listener.put("churn/a.csv", b"A")
+    told = replace(first, modified=datetime.now(UTC))
+    listener.see(told)
+    listener.dispatcher.dispatch()
+    listener.receipt(first)
+    listener.settler.look()
+    listener.see(replace(listener.put("churn/a.csv", b"B"), modified=datetime.now(UTC)))
+    assert listener.see(told) == 0
+    assert listener.see(replace(told, modified=datetime.now(UTC))) == 1
+
+
+def settled_twice(listener: Listener) -> ObjectRef:
+    """A file whose bytes A are back after B; both were prepared, the output is B's."""
+    first = listener.put("churn/a.csv", b"A")
+    listener.receipt(first, **listener.output(first, b"of A"))
+    listener.sweep()
+    second = listener.put("churn/a.csv", b"B")
+    listener.receipt(second, **listener.output(second, b"of B"))
+    listener.sweep()
+    listener.put("churn/a.csv", b"A")
+    return first
+
+
+def test_an_old_receipt_never_settles_bytes_that_are_back(listener: Listener) -> None:
+    ref = settled_twice(listener)
+    key = receipt_key(listener.datasets["churn"], ref, "f")
+    for _ in range(2):
+        listener.sweep()
+        listener.settler.read([("processed", key)])
+        assert listener.ledger.lookup("raw", [ref.key])[ref.key, ref.etag].fate == Fate.PENDING
+    listener.dispatcher.dispatch()
+    assert [ref.key] in listener.prefect.batches()
+    listener.sweep()
+    listener.settler.read([("processed", key)])
+    assert listener.ledger.lookup("raw", [ref.key])[ref.key, ref.etag].fate == Fate.DISPATCHED
+
+
+def test_an_output_that_vanished_is_made_again(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    made = listener.output(ref, b"prepared")
+    listener.receipt(ref, **made)
+    listener.sweep()
+    assert audit(listener.store, listener.datasets, listener.ledger).clean
+    listener.store.delete("processed", made["output_key"])
+    proof = audit(listener.store, listener.datasets, listener.ledger)
+    assert (proof.without_output, proof.objects_without_output) == (1, [ref.url])
+    assert listener.sweep().reopened == 1
+    assert listener.fate(ref.key) == (Fate.PENDING, "its receipt or output is gone")
+
+
+def test_an_audit_names_what_is_unaccounted_and_what_is_an_orphan(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    made = listener.output(ref, b"left behind")
+    proof = audit(listener.store, listener.datasets, listener.ledger)
+    assert proof.unaccounted_objects == [ref.url]
+    assert proof.orphan_outputs == [f"s3://processed/{made['output_key']}"]
+    assert not proof.clean
+    assert audit(listener.store, listener.datasets, listener.ledger, orphan_seconds=60).orphans == 0
+
+
+def test_one_object_the_store_refuses_stops_no_other(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = listener.put("churn/bad.csv", b"1"), listener.put("churn/good.csv", b"2")
+    listener.see(bad, good)
+    listener.dispatcher.dispatch()
+    listener.receipt(good)
+    stat = ObjectStore.stat
+
+    def refuse(store: ObjectStore, bucket: str, key: str) -> ObjectRef:
+        if key == bad.key:
+            raise PermanentError("403")
+        return stat(store, bucket, key)
+
+    monkeypatch.setattr(ObjectStore, "stat", refuse)
+    listener.prefect.run(bad.key, kind="FAILED", message="403")
+    listener.settler.look()
+    assert listener.fate(good.key)[0] == Fate.PROCESSED
+    assert listener.fate(bad.key) == (Fate.FAILED, "403")
+    listener.see(ObjectRef("raw", bad.key), listener.put("churn/next.csv", b"3"))
+    listener.dispatcher.dispatch()
+    assert listener.fate("churn/next.csv")[0] == Fate.DISPATCHED
+    assert listener.fate(bad.key) == (Fate.FAILED, "403")
+
+
+def test_an_event_that_prefect_refuses_blocks_no_other(listener: Listener) -> None:
+    refs = [listener.put(f"churn/{number}.csv", b"%d" % number) for number in range(120)]
+    listener.see(*refs)
+    post = listener.prefect.post_events
+
+    def refuse(events: list[dict[str, Any]]) -> None:
+        if any(found["key"] == refs[7].key for event in events for found in event["payload"]["objects"]):
+            raise EventRefusedError("422")
+        post(events)
+
+    listener.prefect.post_events = refuse  # type: ignore[method-assign]
+    for _ in range(30):
+        listener.dispatcher.dispatch()
+        listener.prefect.run(*(ref.key for ref in refs))
+        listener.settler.look()
+        for ref in refs:
+            if listener.entry(ref.key).fate is Fate.DISPATCHED:
+                listener.receipt(ref, force=True)
+        listener.settler.look()
+    assert listener.fate(refs[7].key) == (Fate.FAILED, "422")
+    assert listener.ledger.counts()["churn"] == {Fate.FAILED: 1, Fate.PROCESSED: 119}
+
+
+def test_a_key_that_goes_on_where_another_ends_has_receipts_of_its_own(
+    ledger: Ledger, churn: Dataset
+) -> None:
+    store: Any = MemoryStore()
+    listener = make_listener(ledger, store, Datasets({"churn": churn}))
+    ref = listener.put("churn/a.csv", b"A")
+    other = listener.put(f"churn/a.csv/{ref.etag}.x.csv", b"B")
+    listener.receipt(other)
+    listener.see(ref, other)
+    listener.dispatcher.dispatch()
+    listener.settler.look()
+    assert listener.fate(other.key)[0] == Fate.PROCESSED
+    assert listener.fate(ref.key)[0] != Fate.PROCESSED
+
+
+def test_a_receipt_that_comes_while_prefect_is_asked_wins(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.see(ref)
+    listener.dispatcher.dispatch()
+
+    def runs_of(_dataset: str, _since: datetime) -> list[Run]:
+        listener.receipt(ref)
+        listener.settler.read([("processed", receipt_key(listener.datasets["churn"], ref, "f"))])
+        now = datetime.now(UTC)
+        return [Run("r", frozenset([ref.key]), "FAILED", "Failed", "too late", now, now)]
+
+    listener.prefect.runs_of = runs_of  # type: ignore[method-assign]
+    listener.settler.look()
+    assert listener.fate(ref.key)[0] == Fate.PROCESSED
+    assert listener.failed == []
+
+
+def test_what_is_ignored_is_matched_when_a_dataset_takes_it(listener: Listener) -> None:
+    listener.see(listener.put("elsewhere/a.csv"))
+    listener.dispatcher.dispatch()
+    assert listener.fate("elsewhere/a.csv")[0] == Fate.IGNORED
+    declared = listener.datasets["churn"].model_dump(exclude_unset=True)
+    other = Dataset.model_validate({**declared, "name": "other", "match": "raw/elsewhere/*.csv"})
+    newer = make_listener(listener.ledger, listener.store, Datasets({"other": other}))
+    assert newer.sweep().reopened == 1
+    newer.dispatcher.dispatch()
+    assert newer.prefect.batches() == [["elsewhere/a.csv"]]
 
 
 def test_an_object_deleted_and_dropped_again_is_prepared(listener: Listener) -> None:
@@ -230,7 +390,8 @@ def test_an_object_deleted_and_dropped_again_is_prepared(listener: Listener) -> 
     listener.settler.look()
     assert listener.fate(ref.key) == (Fate.IGNORED, "overwritten or deleted before it was prepared")
     listener.put("churn/a.csv")
-    assert listener.sweep().new == 1
+    report = listener.sweep()
+    assert report.new + report.reopened == 1
     listener.dispatcher.dispatch()
     assert len(listener.prefect.events) == 2
 
@@ -257,21 +418,21 @@ def test_one_missing_bucket_does_not_stop_the_sweep_of_others(listener: Listener
     assert listener.fate("churn/a.csv")[0] == Fate.PENDING
 
 
-def test_a_store_in_trouble_leaves_objects_pending(
+def test_a_store_in_trouble_leaves_objects_pending_and_lets_others_leave(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refs = [ObjectRef("raw", f"churn/{number}.csv") for number in range(3)]
-    listener.see(*refs)
-    monkeypatch.setattr(dispatching, "MOST_TROUBLE", 1)
+    unknown = [ObjectRef("raw", f"churn/{number}.csv") for number in range(3)]
+    listener.see(*unknown, ObjectRef("raw", "churn/known.csv", "e"))
 
     def trouble(_dispatcher: object, _ref: ObjectRef) -> None:
         raise TransientError("503")
 
-    monkeypatch.setattr(Dispatcher, "_stat", trouble)
-    with pytest.raises(TransientError):
-        listener.dispatcher.dispatch()
-    assert {listener.fate(ref.key)[0] for ref in refs} == {Fate.PENDING}
-    assert "503" in [listener.fate(ref.key)[1] for ref in refs]
+    monkeypatch.setattr(Dispatcher, "_find", trouble)
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            listener.dispatcher.dispatch()
+    assert {listener.fate(ref.key) for ref in unknown} == {(Fate.PENDING, "503")}
+    assert listener.fate("churn/known.csv")[0] == Fate.DISPATCHED
 
 
 def test_a_key_without_etag_is_resolved_by_the_store(listener: Listener) -> None:
@@ -476,7 +637,7 @@ def test_a_receipt_that_vanished_is_made_again(listener: Listener) -> None:
     listener.sweep()
     listener.store.delete("processed", receipt_key(listener.datasets["churn"], ref, "f"))
     assert listener.sweep().reopened == 1
-    assert listener.fate(ref.key) == (Fate.PENDING, "its receipt is gone")
+    assert listener.fate(ref.key) == (Fate.PENDING, "its receipt or output is gone")
 
 
 def test_the_sweep_takes_a_newer_receipt_for_the_truth(listener: Listener) -> None:
@@ -530,7 +691,7 @@ def test_a_replay_of_what_is_unchanged_makes_one_event_and_settles_as_before(lis
     ref = listener.put("churn/a.csv")
     listener.receipt(ref, fate="rejected", reason="is empty")
     listener.sweep()
-    listener.ledger.replay([listener.entry(ref.key).id], force=False)
+    listener.ledger.replay([listener.entry(ref.key)], force=False)
     listener.dispatcher.dispatch()
     listener.settler.look()
     assert listener.fate(ref.key)[0] == Fate.PENDING, "the old receipt alone does not settle it"
@@ -544,7 +705,7 @@ def test_a_forced_replay_says_so_in_its_event(listener: Listener) -> None:
     ref = listener.put("churn/a.csv")
     listener.receipt(ref)
     listener.sweep()
-    listener.ledger.replay([listener.entry(ref.key).id], force=True)
+    listener.ledger.replay([listener.entry(ref.key)], force=True)
     listener.dispatcher.dispatch()
     assert listener.prefect.events[0]["payload"]["force"] is True
 
@@ -572,6 +733,36 @@ def test_objects_wait_for_the_marker_of_their_folder(ledger: Ledger, store: Obje
     listener.see(listener.put("churn/1/late.csv"))
     listener.dispatcher.dispatch()
     assert listener.prefect.batches()[1:] == [["churn/1/late.csv"]]
+
+
+def test_an_overwrite_waits_its_own_quiet_time(ledger: Ledger, store: ObjectStore) -> None:
+    listener = with_readiness(ledger, store, quiet_seconds=0.2)
+    first = listener.put("churn/a.csv", b"A")
+    listener.see(first)
+    listener.dispatcher.dispatch()
+    listener.see(listener.put("churn/a.csv", b"B"))
+    time.sleep(0.1)
+    listener.dispatcher.dispatch()
+    assert listener.prefect.events == []
+    time.sleep(0.3)
+    listener.dispatcher.dispatch()
+    assert listener.prefect.batches() == [["churn/a.csv"]]
+    entry = listener.ledger.lookup("raw", [first.key])[first.key, first.etag]
+    assert (entry.fate, entry.reason) == (Fate.IGNORED, "overwritten before it was prepared")
+
+
+def test_a_thousand_that_wait_hide_no_marked_folder(
+    ledger: Ledger, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dropflow.ledger.ledger.PAGE", 3)
+    listener = with_readiness(ledger, store, marker="_SUCCESS")
+    listener.see(*(ObjectRef("raw", f"churn/1/{number}.csv", "e") for number in range(10)))
+    listener.see(listener.put("churn/2/a.csv"))
+    listener.dispatcher.dispatch()
+    listener.put("churn/2/_SUCCESS", b"")
+    listener.dispatcher.release_marked()
+    listener.dispatcher.dispatch()
+    assert listener.prefect.batches() == [["churn/2/a.csv"]]
 
 
 def test_a_marker_nobody_told_of_is_found(ledger: Ledger, store: ObjectStore) -> None:

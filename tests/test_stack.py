@@ -364,17 +364,25 @@ def test_replay_wants_to_be_told_what(running: Running) -> None:
     assert "No object is like that" in running.cli("replay", "churn/no-such-*").stdout
 
 
-def test_an_audit_proves_it_and_names_an_orphan(running: Running) -> None:
+def test_an_audit_proves_that_nothing_is_lost(running: Running) -> None:
     wait_until(lambda: running.cli("audit").returncode == 0, 60, "a clean audit")
     proof = json.loads(running.cli("audit", "--json").stdout)
-    assert proof["unaccounted"] == proof["orphans"] == 0
+    assert proof["unaccounted"] == proof["without_output"] == proof["orphans"] == 0
     assert proof["objects"] > 0
+
+
+def test_an_output_that_an_interrupted_run_has_left_is_found_and_removed(running: Running) -> None:
     metadata = {SOURCE: "nothing", FINGERPRINT: "none"}
     running.store.put("processed", "churn/left-behind.parquet", b"x", "x/y", metadata=metadata)
-    done = running.cli("audit")
-    assert done.returncode == 1
-    assert "s3://processed/churn/left-behind.parquet" in done.stdout
-    running.store.delete("processed", "churn/left-behind.parquet")
+    wait_until(lambda: not running.store.exists("processed", "churn/left-behind.parquet"), 90, "its removal")
+
+
+def test_an_output_that_was_deleted_is_made_again(running: Running) -> None:
+    drop = running.put("churn/unmade.csv", GOOD)
+    assert running.outcome(drop).fate == "processed"
+    wait_until(lambda: (running.fate(drop.ref.key) or ("",))[0] == "processed")
+    running.store.delete("processed", "churn/unmade.parquet")
+    wait_until(lambda: running.store.exists("processed", "churn/unmade.parquet"), 60, "the output again")
 
 
 def test_health_and_metrics_are_served(running: Running) -> None:

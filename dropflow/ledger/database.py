@@ -22,7 +22,12 @@ class Database:
 
     def __init__(self, url: str) -> None:
         """Raises LedgerError when it cannot be opened, TransientError when it cannot be reached."""
-        target = sa.make_url(url)
+        try:
+            target = sa.make_url(url)
+        except (sa.exc.ArgumentError, ValueError) as error:
+            raise LedgerError(
+                "DROPFLOW_LEDGER_URL: expected a SQLAlchemy URL, sqlite:/// or postgresql+psycopg://"
+            ) from error
         self.is_sqlite = target.get_backend_name() == "sqlite"
         self._file = Path(target.database) if self.is_sqlite and target.database else None
         options: dict[str, Any] = {"pool_pre_ping": not self.is_sqlite}
@@ -100,10 +105,16 @@ def now() -> datetime:
 def _errors() -> Iterator[None]:
     try:
         yield
+    except sa.exc.TimeoutError as error:
+        raise TransientError("the ledger: all connections are in use") from error
     except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
         # Not the statement: it holds keys, which are not ours to print.
         raise TransientError(f"the ledger: {' '.join(str(error.orig).split())}") from error
     except (sa.exc.StatementError, OverflowError, UnicodeError) as error:
+        if "malformed" in str(error) or "not a database" in str(error):
+            raise LedgerError(
+                "the ledger's file is damaged: delete it, the next sweep rebuilds it"
+            ) from error
         raise LedgerError(f"the ledger refuses a value: {type(error).__name__}") from error
 
 

@@ -10,10 +10,12 @@ import sqlalchemy as sa
 from dropflow.ledger.database import Database, now
 from dropflow.ledger.entries import SEEN_AGAIN, SETTLED, Entry, Fate, Outcome, entry, naive, utc
 from dropflow.ledger.outbox import Outbox
-from dropflow.ledger.tables import objects, story, unreadable
+from dropflow.ledger.tables import deliveries, objects, story, unreadable
+from dropflow.ledger.transition import transition
 from dropflow.ledger.watch import Watch
 from dropflow.objects import ObjectCreated, ObjectRef
 
+PAGE = 1000
 MOST_UNREADABLE = 10_000
 LONGEST_UNREADABLE = 64 * 1024
 """Bytes kept of a body that could not be read: enough to see what it was."""
@@ -98,7 +100,10 @@ class Ledger:
             },
             # As text: SQLAlchemy does not correlate a subquery with the row in conflict.
             where=sa.text(
-                f"objects.fate IN ({settled}) AND ("  # noqa: S608 - constants
+                f"objects.fate IN ({settled}) AND "  # noqa: S608 - constants
+                # A notification that comes again tells of the same write.
+                "(objects.modified IS NULL OR excluded.modified IS NULL"
+                " OR excluded.modified > objects.modified) AND ("
                 "(objects.fate = 'ignored' AND objects.dataset <> '') OR "
                 "EXISTS (SELECT 1 FROM objects AS newer WHERE newer.bucket = objects.bucket"
                 " AND newer.key = objects.key AND newer.etag <> '' AND newer.etag <> objects.etag"
@@ -125,12 +130,20 @@ class Ledger:
             with self.database.write() as db:
                 db.execute(change, rows)
 
-    def awaiting_marker(self, limit: int) -> list[Entry]:
-        query = sa.select(objects).where(
+    def awaiting_marker(self) -> Iterator[Entry]:
+        """Pending objects that wait for a marker."""
+        waiting = sa.and_(
             objects.c.fate == Fate.PENDING.value, objects.c.dataset != "", objects.c.ready_at.is_(None)
         )
-        with self.database.read() as db:
-            return [entry(row) for row in db.execute(query.order_by(objects.c.updated).limit(limit))]
+        last = 0
+        while True:
+            page = sa.select(objects).where(waiting, objects.c.id > last).order_by(objects.c.id).limit(PAGE)
+            with self.database.read() as db:
+                found = [entry(row) for row in db.execute(page)]
+            if not found:
+                return
+            yield from found
+            last = found[-1].id
 
     def resolve(self, unresolved: ObjectRef, ref: ObjectRef | None) -> None:
         """Replace an entry without etag by the object as the store knows it; None: it is gone."""
@@ -146,29 +159,35 @@ class Ledger:
 
     def postpone(self, found: Entry, reason: str) -> None:
         """Leave it pending, behind all others."""
-        self._change([found.id], {"reason": reason}, story_too=False)
+        self._change([found], {"reason": reason})
 
-    def ignore(self, ids: Collection[int], reason: str, dataset: str = "") -> None:
+    def ignore(self, entries: Collection[Entry], reason: str, dataset: str = "") -> int:
         values = {"fate": Fate.IGNORED.value, "reason": reason, "dataset": dataset, "look_at": None}
-        self._change(ids, values)
+        # Without a dataset there is no story: its reason says it all.
+        return self._change(entries, values, f"ignored: {reason}" if dataset else "")
 
-    def fail(self, ids: Collection[int], reason: str) -> None:
-        self._change(ids, {"fate": Fate.FAILED.value, "reason": reason, "look_at": None})
+    def fail(self, entries: Collection[Entry], reason: str) -> int:
+        """Returns how many: what was settled meanwhile stays so."""
+        values = {"fate": Fate.FAILED.value, "reason": reason, "look_at": None}
+        return self._change(entries, values, f"failed: {reason}")
 
-    def reopen(self, ids: Collection[int], reason: str, *, force: bool = False) -> None:
+    def reopen(self, entries: Collection[Entry], reason: str) -> int:
         """Make them pending again, to be delivered as if they were new."""
-        values = {**_UNSET, "force": force, "first_seen": objects.c.first_seen}
-        del values["reason"]
-        self._change(ids, {**values, "reason": reason})
+        return self._change(entries, {**_UNSET, "reason": reason}, f"pending: {reason}")
 
-    def replay(self, ids: Collection[int], *, force: bool) -> None:
+    def replay(self, entries: Collection[Entry], *, force: bool) -> int:
         """Deliver again although there may be a receipt: only a later one settles them."""
-        values = {**_UNSET, "after": sa.func.coalesce(objects.c.receipt_at, now()), "force": force}
-        self._change(ids, {**values, "reason": "replayed"})
+        after = sa.func.coalesce(objects.c.receipt_at, now())
+        values = {**_UNSET, "after": after, "force": force, "reason": "replayed"}
+        return self._change(entries, values, "pending: replayed")
 
-    def accept_older(self, ids: Collection[int]) -> None:
+    def accept_older(self, entries: Collection[Entry]) -> None:
         """A replay has found nothing to do: the receipt from before settles after all."""
-        self._change(ids, {"after": None}, story_too=False)
+        self._change(entries, {"after": None})
+
+    def look_again(self, entries: Collection[Entry]) -> None:
+        """Seen again, and not there any more: the settler finds out what became of them."""
+        self._change(entries, {"fate": Fate.DISPATCHED.value, "event_id": None, "look_at": now()})
 
     def rematch(self) -> None:
         """Datasets may have changed: match again what was ignored for want of one, and what waits."""
@@ -185,16 +204,17 @@ class Ledger:
             values = {**_UNSET, "updated": now()}
             return db.execute(sa.update(objects).where(gone).values(**values)).rowcount
 
-    def _change(self, ids: Collection[int], values: dict[str, Any], *, story_too: bool = True) -> None:
-        if not ids:
-            return
-        moment = now()
+    def prune(self, before: datetime) -> None:
+        """Forget the stories and deliveries of old; what objects are and became stays."""
         with self.database.write() as db:
-            chosen = objects.c.id.in_(ids)
-            db.execute(sa.update(objects).where(chosen).values(**values, updated=moment))
-            if story_too:
-                what = f"{values['fate']}: {values['reason']}"
-                db.execute(sa.insert(story), [{"object_id": i, "at": moment, "what": what} for i in ids])
+            db.execute(sa.delete(story).where(story.c.at < naive(before)))
+            db.execute(sa.delete(deliveries).where(deliveries.c.posted < naive(before)))
+
+    def _change(self, entries: Collection[Entry], values: dict[str, Any], what: str = "") -> int:
+        if not entries:
+            return 0
+        with self.database.write() as db:
+            return transition(db, entries, values, what)
 
     def settle(self, outcomes: Iterable[Outcome]) -> list[tuple[Entry, Outcome]]:
         """Give objects the fate of their receipt; returns those whose fate changed.
@@ -212,11 +232,11 @@ class Ledger:
         moment = now()
         changed: list[tuple[Entry, Outcome]] = []
         siblings: list[int] = []
-        for found in self._with_keys(db, list(by_key)):
+        for found in self._with_keys(db, list(by_key), lock=True):
             for outcome in by_key[found.ref.bucket, found.ref.key]:
                 if outcome.ref.etag == found.ref.etag and _news(found, outcome):
                     changed.append((found, outcome))
-                elif outcome.ref.etag != found.ref.etag and found.fate is Fate.DISPATCHED:
+                elif outcome.ref.etag != found.ref.etag and found.fate is Fate.DISPATCHED and found.due:
                     siblings.append(found.id)
         if changed:
             db.execute(_SETTLE, [_settled(found, outcome, moment) for found, outcome in changed])
@@ -226,11 +246,14 @@ class Ledger:
             db.execute(sa.update(objects).where(objects.c.id.in_(siblings)).values(look_at=moment))
         return changed
 
-    def _with_keys(self, db: sa.Connection, keys: list[tuple[str, str]]) -> list[Entry]:
+    def _with_keys(
+        self, db: sa.Connection, keys: list[tuple[str, str]], *, lock: bool = False
+    ) -> list[Entry]:
         found: list[Entry] = []
         for bucket in {bucket for bucket, _ in keys}:
             names = [key for b, key in keys if b == bucket]
             query = sa.select(objects).where(objects.c.bucket == bucket, objects.c.key.in_(names))
+            query = query.order_by(objects.c.id).with_for_update() if lock else query
             found += [entry(row) for row in db.execute(query)]
         return found
 
@@ -239,6 +262,15 @@ class Ledger:
         with self.database.read() as db:
             found = self._with_keys(db, [(bucket, key) for key in keys])
         return {(e.ref.key, e.ref.etag): e for e in found}
+
+    def versions(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """How many versions of each (bucket, key) are known; one that was settled before counts twice."""
+        counts: dict[tuple[str, str], int] = {}
+        with self.database.read() as db:
+            for found in self._with_keys(db, list(keys)):
+                place = (found.ref.bucket, found.ref.key)
+                counts[place] = counts.get(place, 0) + (2 if found.receipt_at else 1)
+        return counts
 
     def outputs(self, keys: list[str]) -> set[tuple[str, str, str]]:
         """Bucket, key and etag of the outputs, of these keys, that settled objects have."""

@@ -9,12 +9,15 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import sqlalchemy as sa
+import sqlalchemy.orm
 
 from dropflow.ledger.database import Database, now
 from dropflow.ledger.entries import Delivery, Entry, Fate, entry, naive
 from dropflow.ledger.tables import deliveries, objects, story
+from dropflow.ledger.transition import transition
 from dropflow.objects import ObjectRef
 
+SUPERSEDED = "overwritten before it was prepared"
 SIZES = (500, 100, 10, 1)
 """Objects in a first, second, … delivery: one that kills its run is alone in the end."""
 MOST_KEY_BYTES = 200_000
@@ -49,7 +52,10 @@ class Outbox:
                 return None
             alike = sa.and_(objects.c.deliveries == first.deliveries, objects.c.force == first.force)
             size = SIZES[min(first.deliveries, len(SIZES) - 1)]
-            chosen = _fitting([entry(row) for row in db.execute(ordered.where(alike).limit(size))])
+            found = [entry(row) for row in db.execute(ordered.where(alike).limit(size).with_for_update())]
+            chosen = _fitting(self._without_superseded(db, found))
+            if not chosen:
+                return None
             delivery = Delivery(
                 str(uuid4()), dataset, first.deliveries + 1, first.force, [e.ref for e in chosen]
             )
@@ -81,6 +87,18 @@ class Outbox:
             what = f"delivery {delivery.number}: event {delivery.id} with {len(chosen)} objects for {dataset}"
             db.execute(sa.insert(story), [{"object_id": e.id, "at": moment, "what": what} for e in chosen])
             return delivery
+
+    def _without_superseded(self, db: sa.Connection, found: list[Entry]) -> list[Entry]:
+        """Of several versions of a key that wait, a run can only prepare the one that is there."""
+        newer = sa.orm.aliased(objects)
+        same_key = sa.and_(newer.c.bucket == objects.c.bucket, newer.c.key == objects.c.key)
+        later = sa.and_(newer.c.fate == Fate.PENDING.value, newer.c.first_seen > objects.c.first_seen)
+        ids = [e.id for e in found]
+        query = sa.select(objects.c.id).where(objects.c.id.in_(ids), sa.exists().where(same_key, later))
+        superseded = set(db.execute(query).scalars())
+        values = {"fate": Fate.IGNORED.value, "reason": SUPERSEDED, "look_at": None}
+        transition(db, [e for e in found if e.id in superseded], values, f"ignored: {SUPERSEDED}")
+        return [e for e in found if e.id not in superseded]
 
     def _in_flight(self, db: sa.Connection, dataset: str) -> int:
         query = sa.select(sa.func.count(sa.distinct(objects.c.event_id))).where(
@@ -142,27 +160,34 @@ class Outbox:
                 db.execute(sa.update(objects).where(objects.c.id.in_(ids)).values(look_at=moment + again))
             return found
 
-    def wait_on(self, ids: Collection[int], look_at: datetime, due: datetime, reason: str) -> None:
+    def wait_on(self, entries: Collection[Entry], due: datetime, reason: str) -> None:
         """Somebody is at work on them: ask again later."""
-        values = {"look_at": naive(look_at), "due": naive(due), "reason": reason}
-        self._change(ids, values)
+        self._change(entries, {"due": naive(due), "reason": reason})
 
-    def redeliver(self, ids: Collection[int], reason: str, ready_at: datetime) -> None:
+    def redeliver(self, entries: Collection[Entry], reason: str, ready_at: datetime) -> None:
         """Nobody is at work on them: they leave again with a new event."""
         values = {"fate": Fate.PENDING.value, "reason": reason, "ready_at": naive(ready_at), "look_at": None}
-        self._change(ids, values, what=f"to be delivered again: {reason}")
+        self._change(entries, values, f"to be delivered again: {reason}")
 
-    def _change(self, ids: Collection[int], values: Mapping[str, object], what: str = "") -> None:
-        if not ids:
-            return
-        moment = now()
-        # What was settled meanwhile stays so.
-        chosen = sa.and_(objects.c.id.in_(ids), objects.c.fate == Fate.DISPATCHED.value)
+    def refused(self, delivery: Delivery, reason: str, ready_at: datetime) -> list[Entry]:
+        """Prefect does not take this event: its objects leave again in smaller company.
+
+        Returns the one that was alone already.
+        """
+        inside = sa.and_(objects.c.event_id == delivery.id, objects.c.fate == Fate.DISPATCHED.value)
+        with self._database.read() as db:
+            entries = [entry(row) for row in db.execute(sa.select(objects).where(inside))]
         with self._database.write() as db:
-            if what:
-                told = sa.select(objects.c.id, sa.literal(moment), sa.literal(what)).where(chosen)
-                db.execute(sa.insert(story).from_select(["object_id", "at", "what"], told))
-            db.execute(sa.update(objects).where(chosen).values(**values, updated=moment))
+            db.execute(sa.delete(deliveries).where(deliveries.c.id == delivery.id))
+        if len(entries) == 1 or delivery.number >= len(SIZES):
+            return entries
+        self.redeliver(entries, reason, ready_at)
+        return []
+
+    def _change(self, entries: Collection[Entry], values: Mapping[str, object], what: str = "") -> None:
+        if entries:
+            with self._database.write() as db:
+                transition(db, entries, values, what)
 
     def counts(self) -> tuple[int, int]:
         """Events posted so far, and how many of them were deliveries after the first."""
