@@ -34,6 +34,7 @@ from dropflow.datasets import load_datasets
 from dropflow.ledger import Ledger
 from dropflow.objects import ObjectCreated
 from dropflow.settings import PROJECT, load_settings
+from listeners.http import BoundedProtocol
 from listeners.intake import Intake
 from listeners.metrics import Metrics
 from listeners.stream import Stream
@@ -118,6 +119,7 @@ def serve_webhook(parent: Connection, folder: str | None) -> None:
     app = make_app(Intake(ledger, datasets), SecretStr(TOKEN), Metrics(ledger))
     config = uvicorn.Config(
         app,
+        http=BoundedProtocol,
         host=HOST,
         port=0,
         log_level="warning",
@@ -213,7 +215,7 @@ def _answer_stream(caller: socket.socket, body: bytes) -> None:
 class _UntilAll:
     """A ledger that says when it has recorded so many."""
 
-    def __init__(self, ledger: Ledger, number: int, done: Callable[[], None]) -> None:
+    def __init__(self, ledger: Ledger, number: int, done: Callable[[], object]) -> None:
         self._ledger = ledger
         self._missing = number
         self._done = done
@@ -256,7 +258,7 @@ def stream(port: int, *, real: bool) -> float:
 def minio_py(port: int) -> float:
     """Events per second that minio-py's own iterator gives out."""
     client = Minio(f"{HOST}:{port}", ACCESS, ACCESS, secure=False, region="us-east-1")
-    with client.listen_bucket_notification("raw", events=["s3:ObjectCreated:Put"]) as events:
+    with client.listen_bucket_notification("raw", events=("s3:ObjectCreated:Put",)) as events:
         next(events)
         started = time.perf_counter()
         for _ in range(MINIO_PY_LINES):

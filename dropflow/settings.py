@@ -139,7 +139,7 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
         {name: value for name, value in os.environ.items() if name.startswith(PREFIX) and value},
         "environment",
     )
-    env_file = Path(environment.get("env_file", FIELDS["env_file"].default))
+    env_file = Path(overrides.get("env_file") or environment.get("env_file", FIELDS["env_file"].default))
     from_file = _by_field(file_values(env_file), str(env_file))
     chosen: dict[str, Any] = {**from_file, **environment, **overrides}
     if data_dir is not None:

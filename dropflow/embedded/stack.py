@@ -153,7 +153,7 @@ class Stack:
         _write_private(before.stack_file, values)
         self._decided = values
         decided = {name.lower(): value for name, value in values.items()}
-        self.settings = load_settings(before.data_dir, **decided)
+        self.settings = load_settings(before.data_dir, env_file=before.env_file, **decided)
         if self._own_store:
             self._report(f"Starting {self._kind}")
             self._start_store(access, datasets)
