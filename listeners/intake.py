@@ -46,6 +46,12 @@ class Intake:
 
     async def record(self, created: Iterable[ObjectCreated]) -> None:
         """Return once all of it is committed to the ledger. Raises TransientError."""
+        done = self.submit(created)
+        if done:
+            await done
+
+    def submit(self, created: Iterable[ObjectCreated]) -> "asyncio.Future[None] | None":
+        """What is done once all of it is committed; None when there is nothing to commit."""
         watched = []
         for one in created:
             if one.ref.bucket in self._raw and not one.ref.key.endswith("/"):
@@ -54,12 +60,12 @@ class Intake:
                 self.receipts.append((one.ref.bucket, one.ref.key))
                 self.told.set()
         if not watched:
-            return
+            return None
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((watched, done))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
-        await done
+        return done
 
     async def _write(self) -> None:
         while self._waiting:

@@ -6,6 +6,7 @@ What happens while nobody is connected is never announced: the sweep closes that
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import uniform
@@ -24,6 +25,8 @@ from listeners.parsing import parse_stream_line
 
 log = logging.getLogger(__name__)
 
+AHEAD = 20_000
+"""Objects read from a stream and not yet in the ledger; beyond that, reading waits."""
 PING = 5
 """Seconds between the keep-alives we ask for."""
 SILENCE = 4 * PING
@@ -153,6 +156,8 @@ class Stream:
 
     async def _follow(self) -> None:
         live = False
+        # MinIO drops events for slow readers: reading goes on while the ledger writes.
+        recording: deque[tuple[int, asyncio.Future[None]]] = deque()
         async with open_stream(self._settings, self._bucket, self._prefix) as chunks:
             async for batch in lines(chunks):
                 if not live:
@@ -160,11 +165,17 @@ class Stream:
                     log.info("stream of %r is live", self._bucket)
                     await self._report(True, "")  # noqa: FBT003
                     self._connected()
-                if batch:
-                    await self._take(batch)
+                created = await self._parse(batch)
+                done = self._intake.submit(created)
+                if done:
+                    recording.append((len(created), done))
+                while recording and (recording[0][1].done() or sum(n for n, _ in recording) > AHEAD):
+                    await recording.popleft()[1]
+        for _, last in recording:
+            await last
 
-    async def _take(self, batch: list[bytes]) -> None:
-        """Record what the lines of one chunk tell, together."""
+    async def _parse(self, batch: list[bytes]) -> list[ObjectCreated]:
+        """What the lines of one chunk tell; those that cannot be read are kept."""
         created: list[ObjectCreated] = []
         for line in batch:
             try:
@@ -175,7 +186,7 @@ class Stream:
             if parsed.problems:
                 await self._intake.keep_unreadable(line, "; ".join(parsed.problems[:5]))
             created += parsed.created
-        await self._intake.record(created)
+        return created
 
     def _wait(self) -> float:
         """Seconds to the next attempt: doubling, with full jitter so that listeners spread out."""

@@ -81,6 +81,7 @@ class Sweep:
         self._orphan_found = orphan_found
         self._outputs_since: datetime | None = None
         self._told_orphans: dict[tuple[str, str], tuple[float, float]] = {}
+        self._leased = 0.0
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(AT_ONCE, "sweep")
 
@@ -134,7 +135,9 @@ class Sweep:
         for page in pages(self._store.list(bucket, prefix)):
             if self._stopped.is_set():
                 raise StoppedError
-            self._ledger.watch.lease(LEASE, self._listener, LEASE_SECONDS)
+            if time.monotonic() - self._leased > LEASE_SECONDS / 4:
+                self._ledger.watch.lease(LEASE, self._listener, LEASE_SECONDS)
+                self._leased = time.monotonic()
             yield page
 
     def _receipts(self, bucket: str, receipts: Seen, counts: _Counts) -> None:

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dropflow.errors import LedgerError, NotificationFormatError, TransientError
 from listeners.intake import Intake
@@ -33,7 +34,7 @@ def make_app(
     token: SecretStr,
     metrics: Metrics,
     why_not_ready: Callable[[], str] = lambda: "",
-) -> Starlette:
+) -> ASGIApp:
     """/notifications for stores, /healthz and /readyz for supervisors, /metrics for Prometheus."""
     webhook = Webhook(intake, token, metrics)
 
@@ -52,15 +53,24 @@ def make_app(
         body = await asyncio.to_thread(generate_latest, metrics.registry)
         return Response(body, media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(
+    others = Starlette(
         routes=[
-            Route(PATH, webhook.receive, methods=["POST"]),
             Route(PATH, alive, methods=["GET", "HEAD"]),
             Route("/healthz", healthy),
             Route("/readyz", ready),
             Route("/metrics", scrape),
         ]
     )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # Past Starlette's layers, which take a third of a call's time.
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+            answer = await webhook.receive(Request(scope, receive))
+            await answer(scope, receive, send)
+        else:
+            await others(scope, receive, send)
+
+    return app
 
 
 class RefusedError(Exception):

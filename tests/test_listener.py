@@ -631,6 +631,16 @@ def test_a_deleted_ledger_is_rebuilt_without_a_single_event(listener: Listener) 
     assert listener.prefect.events == []
 
 
+def test_a_known_object_is_settled_by_the_sweep_that_finds_its_receipt(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.see(ref)
+    listener.receipt(ref)
+    listener.store.put("processed", "_receipts/churn/churn/b.csv/e.f.json", b"{", "x/y")
+    report = listener.sweep()
+    assert (report.new, report.settled) == (0, 1)
+    assert listener.fate(ref.key)[0] == Fate.PROCESSED
+
+
 def test_a_receipt_that_vanished_is_made_again(listener: Listener) -> None:
     ref = listener.put("churn/a.csv")
     listener.receipt(ref)

@@ -56,6 +56,7 @@ class Entry:
 
 
 SEEN_AGAIN = "seen again"
+"""As `Ledger.record` writes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dropflow.ledger.database import Database, now
-from dropflow.ledger.entries import SEEN_AGAIN, SETTLED, Entry, Fate, Outcome, entry, naive, utc
+from dropflow.ledger.entries import Entry, Fate, Outcome, entry, naive, utc
 from dropflow.ledger.outbox import Outbox
 from dropflow.ledger.tables import deliveries, objects, story, unreadable
 from dropflow.ledger.transition import transition
@@ -31,7 +31,32 @@ _UNSET = {
     "force": False,
     "after": None,
 }
-_NEW = {**_UNSET, "receipt_at": None, "output_bucket": "", "output_key": "", "output_etag": ""}
+# As text: SQLAlchemy compiles ON CONFLICT anew for every transaction, which costs more than writing.
+_RECORD = sa.text(
+    """
+    INSERT INTO objects (bucket, key, etag, version_id, size, modified, source, first_seen, updated,
+        dataset, fate, reason, deliveries, force, output_bucket, output_key, output_etag)
+    VALUES (:bucket, :key, :etag, :version_id, :size, :modified, :source, :first_seen, :updated,
+        '', 'pending', '', 0, FALSE, '', '', '')
+    ON CONFLICT (bucket, key, etag) DO UPDATE SET
+        dataset = '', fate = 'pending', reason = 'seen again', ready_at = NULL, deliveries = 0,
+        event_id = NULL, look_at = NULL, due = NULL, force = FALSE, after = NULL,
+        modified = excluded.modified, first_seen = excluded.first_seen, updated = excluded.updated
+    WHERE objects.fate IN ('processed', 'rejected', 'ignored', 'failed')
+        -- A notification that comes again tells of the same write.
+        AND (objects.modified IS NULL OR excluded.modified IS NULL OR excluded.modified > objects.modified)
+        AND (
+            -- It had vanished before it was prepared, ...
+            (objects.fate = 'ignored' AND objects.dataset <> '')
+            -- ... or its key has held other bytes since.
+            OR EXISTS (
+                SELECT 1 FROM objects AS newer
+                WHERE newer.bucket = objects.bucket AND newer.key = objects.key AND newer.etag <> ''
+                    AND newer.etag <> objects.etag AND newer.first_seen > objects.first_seen
+            )
+        )
+    """
+).bindparams(*(sa.bindparam(name, type_=sa.DateTime) for name in ("modified", "first_seen", "updated")))
 
 
 def _same(ref: ObjectRef) -> sa.ColumnElement[bool]:
@@ -49,7 +74,6 @@ class Ledger:
         self.database = Database(url)
         self.outbox = Outbox(self.database)
         self.watch = Watch(self.database)
-        self._upsert = self._insert_or_reopen()
 
     @property
     def gone(self) -> bool:
@@ -67,7 +91,6 @@ class Ledger:
         moment = now()
         rows = [
             {
-                **_NEW,
                 "bucket": c.ref.bucket,
                 "key": c.ref.key,
                 "etag": c.ref.etag,
@@ -80,36 +103,13 @@ class Ledger:
             }
             for c in created
         ]
-        if not rows:
+        found = list(outcomes)
+        if not rows and not found:
             return 0
         with self.database.write() as db:
-            new = db.execute(self._upsert, rows).rowcount
-            return new - len(self._settle(db, outcomes))
-
-    def _insert_or_reopen(self) -> Any:
-        new = self.database.insert(objects)
-        settled = ", ".join(f"'{fate}'" for fate in SETTLED)
-        return new.on_conflict_do_update(
-            index_elements=["bucket", "key", "etag"],
-            set_={
-                **_UNSET,
-                "reason": SEEN_AGAIN,
-                "modified": new.excluded.modified,
-                "first_seen": new.excluded.first_seen,
-                "updated": new.excluded.updated,
-            },
-            # As text: SQLAlchemy does not correlate a subquery with the row in conflict.
-            where=sa.text(
-                f"objects.fate IN ({settled}) AND "  # noqa: S608 - constants
-                # A notification that comes again tells of the same write.
-                "(objects.modified IS NULL OR excluded.modified IS NULL"
-                " OR excluded.modified > objects.modified) AND ("
-                "(objects.fate = 'ignored' AND objects.dataset <> '') OR "
-                "EXISTS (SELECT 1 FROM objects AS newer WHERE newer.bucket = objects.bucket"
-                " AND newer.key = objects.key AND newer.etag <> '' AND newer.etag <> objects.etag"
-                " AND newer.first_seen > objects.first_seen))"
-            ),
-        )
+            new = db.execute(_RECORD, rows).rowcount if rows else 0
+            settled = self._settle(db, found)
+            return new - sum(was.first_seen == utc(moment) for was, _ in settled)
 
     def unmatched(self, limit: int) -> list[Entry]:
         """Pending objects whose dataset is not known yet, the longest waiting first."""
@@ -153,9 +153,8 @@ class Ledger:
                 return
             db.execute(sa.delete(objects).where(objects.c.id == row.id))
             if ref is not None:
-                known = {n: v for n, v in row._mapping.items() if n != "id"}
                 found = {"etag": ref.etag, "size": ref.size, "version_id": ref.version_id}
-                db.execute(self._upsert, [{**known, **found, "modified": naive(ref.modified)}])
+                db.execute(_RECORD, {**row._mapping, **found, "modified": naive(ref.modified)})
 
     def postpone(self, found: Entry, reason: str) -> None:
         """Leave it pending, behind all others."""
