@@ -155,7 +155,7 @@ class Stream:
             await asyncio.sleep(self._wait())
 
     async def _follow(self) -> None:
-        live = False
+        live, ahead = False, 0
         # MinIO drops events for slow readers: reading goes on while the ledger writes.
         recording: deque[tuple[int, asyncio.Future[None]]] = deque()
         async with open_stream(self._settings, self._bucket, self._prefix) as chunks:
@@ -169,8 +169,11 @@ class Stream:
                 done = self._intake.submit(created)
                 if done:
                     recording.append((len(created), done))
-                while recording and (recording[0][1].done() or sum(n for n, _ in recording) > AHEAD):
-                    await recording.popleft()[1]
+                    ahead += len(created)
+                while recording and (recording[0][1].done() or ahead > AHEAD):
+                    number, earliest = recording.popleft()
+                    ahead -= number
+                    await earliest
         for _, last in recording:
             await last
 
