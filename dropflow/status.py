@@ -115,7 +115,8 @@ def render(status: Status) -> RenderableType:
 
 
 def _counts(status: Status) -> Table:
-    table = Table("dataset", *COLUMNS)
+    # Narrow: all columns fit a terminal of 80.
+    table = Table("dataset", *COLUMNS, box=None, padding=(0, 2, 0, 0))
     for name, counts in status.datasets.items():
         table.add_row(name or "(none)", *(f"{counts[column]:,}" for column in COLUMNS))
     if len(status.datasets) > 1:

@@ -142,6 +142,7 @@ class Stream:
         self._told = ""
 
     async def run(self) -> None:
+        await self._report(False, "connecting")  # noqa: FBT003
         while True:
             try:
                 await self._follow()

@@ -300,9 +300,13 @@ def test_whether_the_stream_is_live_is_reported_and_why_not(
             report=report,
         )
         until(followed, lambda: len(told) >= 4)
-    assert [live for live, _ in told[:4]] == [False, True, False, False]
-    assert ["answered 503" in told[0][1], "ended it" in told[2][1], "403" in told[3][1]] == [True] * 3
-    assert happened[:4] == ["not live", "live", "connected", "not live"], "once a connection, not a line"
+    assert [live for live, _ in told[:5]] == [False, False, True, False, False]
+    reasons = [why for live, why in told[:5] if not live]
+    assert reasons[0] == "connecting"
+    assert ["answered 503" in reasons[1], "ended it" in reasons[2], "403" in reasons[3]] == [True] * 3
+    assert happened[:5] == ["not live", "not live", "live", "connected", "not live"], (
+        "once a connection, not a line"
+    )
 
 
 def test_what_one_chunk_tells_is_recorded_together(
