@@ -299,7 +299,7 @@ def test_whether_the_stream_is_live_is_reported_and_why_not(
             connected=lambda: happened.append("connected"),
             report=report,
         )
-        until(followed, lambda: len(told) >= 4)
+        until(followed, lambda: len(told) >= 5)
     assert [live for live, _ in told[:5]] == [False, False, True, False, False]
     reasons = [why for live, why in told[:5] if not live]
     assert reasons[0] == "connecting"
