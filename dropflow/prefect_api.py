@@ -160,7 +160,10 @@ class PrefectApi:
 
 def _runs(answer: httpx.Response) -> list[Run]:
     try:
-        return [Run.of(run) for run in answer.json()]
+        found = answer.json()
+        if not isinstance(found, list):
+            raise TypeError(f"expected a list of runs, got {type(found).__name__}")
+        return [Run.of(run) for run in found]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PermanentError(f"{answer.url} does not answer as a Prefect API does: {error!r}") from error
 

@@ -1,0 +1,78 @@
+"""What the listener makes of a Prefect API's answers, the wrong ones above all."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from dropflow.errors import EventRefusedError, PermanentError
+from dropflow.prefect_api import PAGE, PrefectApi, Run
+
+NOW = datetime.now(UTC)
+
+
+def api(answer: Callable[[httpx.Request], httpx.Response]) -> PrefectApi:
+    return PrefectApi(httpx.Client(base_url="http://prefect/api", transport=httpx.MockTransport(answer)))
+
+
+def run(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": str(number),
+        "parameters": {"keys": [f"churn/{number}.csv"]},
+        "state_type": "RUNNING",
+        "state_name": "Running",
+        "state": {"message": None, "timestamp": NOW.isoformat()},
+        "expected_start_time": NOW.isoformat(),
+        **changes,
+    }
+
+
+def test_a_redirect_is_no_success() -> None:
+    elsewhere = api(lambda _: httpx.Response(307, headers={"location": "https://prefect/api/events"}))
+    with pytest.raises(PermanentError, match="answered 307"):
+        elsewhere.post_events([{}])
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_event_is_told_from_a_refused_caller(status: int) -> None:
+    with pytest.raises(EventRefusedError):
+        api(lambda _: httpx.Response(status)).post_events([{}])
+    with pytest.raises(PermanentError) as error:
+        api(lambda _: httpx.Response(401)).post_events([{}])
+    assert not isinstance(error.value, EventRefusedError)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'[{"id": 1}]', b"[3]"])
+def test_an_answer_of_something_else_is_told(body: bytes) -> None:
+    with pytest.raises(PermanentError, match="does not answer as a Prefect API does"):
+        api(lambda _: httpx.Response(200, content=body)).runs_of("churn", NOW)
+
+
+def test_runs_beyond_the_first_page_are_seen() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked = json.loads(request.content)
+        numbers = range(asked["offset"], min(asked["offset"] + asked["limit"], PAGE + 50))
+        return httpx.Response(200, json=[run(number) for number in numbers])
+
+    assert len(api(answer).runs_of("churn", NOW)) == PAGE + 50
+
+
+@pytest.mark.parametrize(
+    ("kind", "age", "at_work"),
+    [
+        ("SCHEDULED", timedelta(days=2), True),
+        ("PENDING", timedelta(seconds=30), True),
+        ("PENDING", timedelta(minutes=2), False),
+        ("RUNNING", timedelta(minutes=30), True),
+        ("RUNNING", timedelta(hours=2), False),
+        ("COMPLETED", timedelta(0), False),
+        ("CRASHED", timedelta(0), False),
+    ],
+)
+def test_how_long_a_run_is_believed_to_be_at_work(kind: str, age: timedelta, at_work: bool) -> None:
+    state = {"message": "", "timestamp": (NOW - age).isoformat()}
+    found = Run.of(run(1, state_type=kind, state=state))
+    assert found.at_work(timedelta(hours=1)) is at_work
