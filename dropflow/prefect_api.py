@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+from pydantic import TypeAdapter
 
 from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
@@ -158,14 +159,14 @@ class PrefectApi:
         return answer
 
 
+_RUNS = TypeAdapter(list[dict[str, Any]])
+
+
 def _runs(answer: httpx.Response) -> list[Run]:
     try:
-        found = answer.json()
-        if not isinstance(found, list):
-            raise TypeError(f"expected a list of runs, got {type(found).__name__}")
-        return [Run.of(run) for run in found]
+        return [Run.of(run) for run in _RUNS.validate_json(answer.content)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PermanentError(f"{answer.url} does not answer as a Prefect API does: {error!r}") from error
+        raise PermanentError(f"{answer.url} does not answer as a Prefect API does: {error!r:.300}") from error
 
 
 def connect_prefect(api_url: str) -> PrefectApi:
