@@ -73,6 +73,6 @@ def test_runs_beyond_the_first_page_are_seen() -> None:
     ],
 )
 def test_how_long_a_run_is_believed_to_be_at_work(kind: str, age: timedelta, at_work: bool) -> None:
-    state = {"message": "", "timestamp": (NOW - age).isoformat()}
+    state = {"message": "", "timestamp": (datetime.now(UTC) - age).isoformat()}
     found = Run.of(run(1, state_type=kind, state=state))
     assert found.at_work(timedelta(hours=1)) is at_work
