@@ -8,6 +8,7 @@ the version in pyproject.toml.
 """
 
 import asyncio
+import itertools
 import logging
 import multiprocessing
 import os
@@ -16,11 +17,12 @@ import socket
 import threading
 from multiprocessing.process import BaseProcess
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import anyio
 import anyio.abc
 import httpx
+import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -47,6 +49,9 @@ _children = threading.Lock()
 """Starting a process polls all others; were one joined meanwhile, its exit code would be read twice."""
 
 AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+PAGE = 200
+LOOK_SECONDS = 15
+"""Between two looks for runs that a killed worker has left."""
 WORKER_TYPE = "dropflow"
 PRELOAD = ["flows.warm"]
 
@@ -172,58 +177,74 @@ async def _work(settings: Settings) -> None:
         work_pool_name=settings.work_pool,
         limit=settings.worker_limit,
         create_pool_if_not_found=True,
-        name=f"{socket.gethostname()} {os.getpid()}",
+        name=worker_name(os.getpid()),
         prefetch_seconds=0,
     )
     warming = asyncio.create_task(asyncio.to_thread(worker.warm_up))
     await _wait_for_server(settings)
-    try:
-        marked = await mark_crashed_runs(settings.work_pool)
-        if marked:
-            log.warning("%d runs of a killed worker were marked as crashed", marked)
-    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-        log.warning("runs of a killed worker could not be looked for: %r", error)
     await warming
-    await worker.start(printer=log.info)
+    async with asyncio.TaskGroup() as together:
+        looking = together.create_task(_mark_crashed_runs_for_ever(settings.work_pool, worker.name))
+        await worker.start(printer=log.info)
+        looking.cancel()
 
 
-async def mark_crashed_runs(work_pool: str) -> int:
+def worker_name(pid: int) -> str:
+    """Names process and machine; never the same twice: a restarted container has the pid of the last."""
+    return f"{socket.gethostname()} {pid} {uuid4().hex[:6]}"
+
+
+async def _mark_crashed_runs_for_ever(work_pool: str, own_name: str) -> None:
+    """Again and again: the processes of a killed worker's runs may outlive it, and Prefect not answer."""
+    while True:
+        try:
+            if marked := await mark_crashed_runs(work_pool, own_name):
+                log.warning("%d runs of a killed worker were marked as crashed", marked)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            log.warning("runs of a killed worker could not be looked for: %r", error)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def mark_crashed_runs(work_pool: str, own_name: str) -> int:
     """Runs that a killed worker of this machine has left at work will never end: mark them as crashed.
 
     Returns how many. A run whose own process is still there goes on by itself.
     """
     at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=AT_WORK)))
-    marked = 0
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool]))
+    state: State[Any] = Crashed(message="The worker was killed. What has no receipt is delivered again.")
+    abandoned: list[UUID] = []
     async with get_client() as client:
-        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool]))
-        for run in await client.read_flow_runs(flow_run_filter=at_work, work_pool_filter=pool):
-            if _is_abandoned(str((run.labels or {}).get("prefect.worker.name", "")), run.infrastructure_pid):
-                state: State[Any] = Crashed(
-                    message="The worker was killed. What has no receipt is delivered again."
-                )
-                await client.set_flow_run_state(run.id, state, force=True)
-                marked += 1
-    return marked
+        for offset in itertools.count(step=PAGE):
+            runs = await client.read_flow_runs(
+                flow_run_filter=at_work, work_pool_filter=pool, limit=PAGE, offset=offset
+            )
+            for run in runs:
+                name = str((run.labels or {}).get("prefect.worker.name", ""))
+                if name != own_name and is_abandoned(name, run.infrastructure_pid):
+                    abandoned.append(run.id)
+            if len(runs) < PAGE:
+                break
+        for run_id in abandoned:
+            await client.set_flow_run_state(run_id, state, force=True)
+    return len(abandoned)
 
 
-def _is_abandoned(worker_name: str, run_pid: str | None) -> bool:
-    host, _, worker_pid = worker_name.rpartition(" ")
-    if host != socket.gethostname() or not worker_pid.isdigit():
-        return False
-    # In a restarted container the new worker has the pid of the old.
-    worker_lives = int(worker_pid) != os.getpid() and _lives(int(worker_pid))
-    run_lives = run_pid is not None and run_pid.isdigit() and _lives(int(run_pid))
-    return not worker_lives and not run_lives
+def is_abandoned(worker: str, run_pid: str | None) -> bool:
+    """Whether both a run's process and its worker, by its name, were of this machine and have ended."""
+    host, _, rest = worker.partition(" ")
+    worker_pid, _, _ = rest.partition(" ")
+    # One with our own pid is what this container ran before its restart.
+    worker_lives = worker_pid != str(os.getpid()) and _lives(worker_pid)
+    return host == socket.gethostname() and not worker_lives and not _lives(run_pid or "")
 
 
-def _lives(pid: int) -> bool:
+def _lives(pid: str) -> bool:
+    """A zombie has ended, whether or not its parent takes note: in a container perhaps nobody does."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except (ValueError, psutil.NoSuchProcess):
         return False
-    except PermissionError:
-        return True
-    return True
 
 
 async def _wait_for_server(settings: Settings) -> None:

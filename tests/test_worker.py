@@ -1,0 +1,52 @@
+"""Which runs a killed worker has left. The rest of the worker is tested in the real stack."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from flows.worker import is_abandoned, worker_name
+
+NOBODY = 2**31 - 1
+"""Above every pid that Linux or macOS gives."""
+
+
+@pytest.fixture
+def zombie() -> Iterator[int]:
+    """A process that was killed and whose parent, this one, takes no note of it."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    yield process.pid
+    process.wait()
+    assert process.stdin
+    process.stdin.close()
+
+
+def test_a_run_is_abandoned_once_its_worker_and_its_own_process_have_ended() -> None:
+    ended = worker_name(NOBODY)
+    assert is_abandoned(ended, None)
+    assert is_abandoned(ended, str(NOBODY))
+    assert not is_abandoned(ended, str(os.getppid()))
+    assert not is_abandoned(worker_name(os.getppid()), str(NOBODY))
+
+
+def test_a_zombie_has_ended(zombie: int) -> None:
+    assert is_abandoned(worker_name(zombie), str(zombie))
+
+
+def test_a_worker_of_the_same_pid_ran_before_this_container_was_restarted() -> None:
+    assert is_abandoned(worker_name(os.getpid()), str(NOBODY))
+    assert worker_name(os.getpid()) != worker_name(os.getpid())
+
+
+@pytest.mark.parametrize("name", ["", "elsewhere 1 ab12cd", f"not{socket.gethostname()} {NOBODY} ab12cd"])
+def test_runs_of_other_machines_are_left_alone(name: str) -> None:
+    assert not is_abandoned(name, str(NOBODY))
+
+
+def test_a_name_without_a_pid_is_of_no_living_worker_here() -> None:
+    assert is_abandoned(socket.gethostname(), "not a pid")
