@@ -1,6 +1,7 @@
 """The dispatcher: pending objects are matched with their dataset and leave as Prefect events."""
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from dropflow.crashpoints import Point, reached
@@ -35,7 +36,9 @@ class Dispatcher:
         listener: str,
         runs_per_dataset: int = 4,
         receipt_seconds: float = 20,
+        failed: Callable[[str, list[Entry], str], None] = lambda *_: None,
     ) -> None:
+        """`failed` is told of dataset ("" where that was not reached), objects and reason given up for."""
         self._ledger = ledger
         self._datasets = datasets
         self._store = store
@@ -43,6 +46,7 @@ class Dispatcher:
         self._listener = listener
         self._most_in_flight = runs_per_dataset
         self._receipt_seconds = receipt_seconds
+        self._failed = failed
 
     def dispatch(self) -> int:
         """Bring everything that is ready on its way; returns how many events left.
@@ -93,7 +97,9 @@ class Dispatcher:
         """Prefect refuses this event: find the object it is about by sending them in smaller company."""
         log.warning("%d objects of %s: %s", len(delivery.refs), delivery.dataset, reason)
         soon = datetime.now(UTC) + timedelta(seconds=REFUSED_WAIT)
-        self._ledger.fail(self._ledger.outbox.refused(delivery, reason, soon), reason)
+        failed = self._ledger.outbox.refused(delivery, reason, soon)
+        if failed:
+            self._failed(delivery.dataset, failed, reason)
 
     def _match_all(self) -> list[DropflowError]:
         """Name the dataset of every pending object; returns what has kept some of them from it."""
@@ -114,6 +120,7 @@ class Dispatcher:
                 except DropflowError as error:
                     # Refused for good: it must not come up again and again before all others.
                     self._ledger.fail([entry], str(error))
+                    self._failed("", [entry], str(error))
             self._ledger.match(matched)
             for reason, some in ignored.items():
                 self._ledger.ignore(some, reason)
@@ -134,8 +141,7 @@ class Dispatcher:
             ignored.setdefault(reason, []).append(entry)
             return None
         if entry.reopened and not self._store.is_current(ref):
-            self._ledger.match([(entry, dataset.name, None)])
-            self._ledger.look_again([entry])
+            self._ledger.look_again(entry, dataset.name)
             return None
         return dataset
 

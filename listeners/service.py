@@ -78,6 +78,7 @@ class Listener:
             listener=self._id,
             runs_per_dataset=settings.runs_per_dataset,
             receipt_seconds=settings.receipt_seconds,
+            failed=self._tell_failed,
         )
         self._settler = Settler(
             self._ledger,
@@ -260,10 +261,11 @@ class Listener:
 
     def _tell_failed(self, dataset: str, entries: list[Entry], reason: str) -> None:
         names = "\n".join(printable(entry.ref.url, 200) for entry in entries[:10])
+        only = f" --dataset {dataset}" if dataset else ""
         self._alerts.alert(
-            f"Failed: {dataset}",
+            f"Failed: {dataset or printable(entries[0].ref.name)}",
             f"{len(entries)} objects have no receipt.\n{printable(reason, 500)}\n\n{names}\n\n"
-            f"When the cause is mended: dropflow replay --failed --dataset {dataset}",
+            f"When the cause is mended: dropflow replay --failed{only}",
             count=len(entries),
         )
 

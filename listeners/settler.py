@@ -235,7 +235,7 @@ class Settler:
             self._ledger.outbox.wait_on(entries, now + self._patience.receipt, reason)
         for (reason, number), entries in again.items():
             log.warning("%d objects of %s are delivered again: %s", len(entries), dataset, reason)
-            wait = BACKOFF[min(number, len(BACKOFF)) - 1]
+            wait = BACKOFF[max(0, min(number, len(BACKOFF)) - 1)]
             self._ledger.outbox.redeliver(entries, reason, now + timedelta(seconds=wait))
         for reason, entries in failed.items():
             self._give_up(dataset, entries, reason)

@@ -12,7 +12,7 @@ from memory_store import MemoryStore
 from dropflow.audit import audit
 from dropflow.datasets import Dataset, Datasets, Readiness, load_datasets
 from dropflow.errors import EventRefusedError, PermanentError, TransientError
-from dropflow.ledger import Entry, Fate, Ledger, SweepReport
+from dropflow.ledger import Entry, Fate, Ledger, SweepReport, outbox
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.prefect_api import Run
 from dropflow.receipts import FINGERPRINT, SOURCE, Receipt, commit_receipt, receipt_key
@@ -104,13 +104,17 @@ def make_listener(ledger: Ledger, store: Any, datasets: Datasets, **options: Any
     prefect = Prefect()
     failed: list[tuple[str, str]] = []
     orphans: list[str] = []
+
+    def tell_failed(_dataset: str, entries: list[Entry], reason: str) -> None:
+        failed.extend((entry.ref.key, reason) for entry in entries)
+
     settler = Settler(
         ledger,
         datasets,
         store,
         prefect,  # type: ignore[arg-type]
         patience=options.pop("patience", AT_ONCE),
-        failed=lambda _, entries, reason: failed.extend((e.ref.key, reason) for e in entries),
+        failed=tell_failed,
     )
     dispatcher = Dispatcher(
         ledger,
@@ -119,6 +123,7 @@ def make_listener(ledger: Ledger, store: Any, datasets: Datasets, **options: Any
         prefect,  # type: ignore[arg-type]
         listener="me",
         receipt_seconds=0,
+        failed=tell_failed,
         **options,
     )
     sweep = Sweep(
@@ -241,6 +246,21 @@ def test_a_notification_that_is_repeated_tells_of_the_same_write(listener: Liste
     assert listener.see(replace(told, modified=datetime.now(UTC))) == 1
 
 
+def test_bytes_that_are_told_of_again_before_they_are_visible_are_prepared(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = settled_twice(listener)
+    listener.put("churn/a.csv", b"B")
+    listener.see(replace(ref, modified=datetime.now(UTC) + timedelta(seconds=1)))
+    listener.dispatcher.dispatch()
+    assert listener.fate(ref.key) == (Fate.DISPATCHED, "seen again, but not there")
+    listener.put("churn/a.csv", b"A")
+    monkeypatch.setattr(settling, "BACKOFF", (0,))
+    listener.settler.look()
+    listener.dispatcher.dispatch()
+    assert listener.prefect.batches() == [[ref.key]]
+
+
 def settled_twice(listener: Listener) -> ObjectRef:
     """A file whose bytes A are back after B; both were prepared, the output is B's."""
     first = listener.put("churn/a.csv", b"A")
@@ -309,6 +329,7 @@ def test_one_object_the_store_refuses_stops_no_other(
     listener.settler.look()
     assert listener.fate(good.key)[0] == Fate.PROCESSED
     assert listener.fate(bad.key) == (Fate.FAILED, "403")
+    assert listener.failed == [(bad.key, "403")]
     listener.see(ObjectRef("raw", bad.key), listener.put("churn/next.csv", b"3"))
     listener.dispatcher.dispatch()
     assert listener.fate("churn/next.csv")[0] == Fate.DISPATCHED
@@ -336,6 +357,26 @@ def test_an_event_that_prefect_refuses_blocks_no_other(listener: Listener) -> No
         listener.settler.look()
     assert listener.fate(refs[7].key) == (Fate.FAILED, "422")
     assert listener.ledger.counts()["churn"] == {Fate.FAILED: 1, Fate.PROCESSED: 119}
+    assert listener.failed == [(refs[7].key, "422")]
+
+
+def test_a_refused_event_keeps_its_objects_when_the_ledger_fails_meanwhile(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [listener.put(f"churn/{name}.csv", name.encode()) for name in "ab"]
+    listener.see(*refs)
+    listener.prefect.error = EventRefusedError("422")
+
+    def fail(*_: object) -> None:
+        raise TransientError("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(outbox, "redeliver", fail)
+        with pytest.raises(TransientError):
+            listener.dispatcher.dispatch()
+    listener.prefect.error = None
+    listener.dispatcher.dispatch()
+    assert sorted(listener.prefect.batches()[0]) == sorted(ref.key for ref in refs)
 
 
 def test_a_key_that_goes_on_where_another_ends_has_receipts_of_its_own(

@@ -11,7 +11,7 @@ from dropflow.ledger.database import Database, now
 from dropflow.ledger.entries import Entry, Fate, Outcome, entry, naive, utc
 from dropflow.ledger.outbox import Outbox
 from dropflow.ledger.tables import deliveries, objects, story, unreadable
-from dropflow.ledger.transition import transition
+from dropflow.ledger.transition import fail, transition
 from dropflow.ledger.watch import Watch
 from dropflow.objects import ObjectCreated, ObjectRef
 
@@ -167,8 +167,8 @@ class Ledger:
 
     def fail(self, entries: Collection[Entry], reason: str) -> int:
         """Returns how many: what was settled meanwhile stays so."""
-        values = {"fate": Fate.FAILED.value, "reason": reason, "look_at": None}
-        return self._change(entries, values, f"failed: {reason}")
+        with self.database.write() as db:
+            return fail(db, entries, reason)
 
     def reopen(self, entries: Collection[Entry], reason: str) -> int:
         """Make them pending again, to be delivered as if they were new."""
@@ -184,9 +184,11 @@ class Ledger:
         """A replay has found nothing to do: the receipt from before settles after all."""
         self._change(entries, {"after": None})
 
-    def look_again(self, entries: Collection[Entry]) -> None:
-        """Seen again, and not there any more: the settler finds out what became of them."""
-        self._change(entries, {"fate": Fate.DISPATCHED.value, "event_id": None, "look_at": now()})
+    def look_again(self, found: Entry, dataset: str) -> None:
+        """Seen again, and not there any more, or not yet: the settler finds out what became of it."""
+        moment = now()
+        values = {"dataset": dataset, "fate": Fate.DISPATCHED.value, "look_at": moment, "due": moment}
+        self._change([found], {**values, "event_id": None, "reason": "seen again, but not there"})
 
     def rematch(self) -> None:
         """Datasets may have changed: match again what was ignored for want of one, and what waits."""

@@ -4,7 +4,7 @@ Whoever dies in between leaves a delivery that is not posted; it is posted again
 which Prefect takes for the same event.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -14,7 +14,7 @@ import sqlalchemy.orm
 from dropflow.ledger.database import Database, now
 from dropflow.ledger.entries import Delivery, Entry, Fate, entry, naive
 from dropflow.ledger.tables import deliveries, objects, story
-from dropflow.ledger.transition import transition
+from dropflow.ledger.transition import fail, redeliver, transition
 from dropflow.objects import ObjectRef
 
 SUPERSEDED = "overwritten before it was prepared"
@@ -122,17 +122,15 @@ class Outbox:
             ]
 
     def _refs(self, db: sa.Connection, event_id: str) -> list[ObjectRef]:
-        inside = sa.and_(objects.c.event_id == event_id, objects.c.fate == Fate.DISPATCHED.value)
-        return [entry(row).ref for row in db.execute(sa.select(objects).where(inside))]
+        return [entry(row).ref for row in db.execute(sa.select(objects).where(_inside(event_id)))]
 
     def posted(self, delivery: Delivery, look_at: datetime, due: datetime) -> None:
         """Note that Prefect has taken the event, and when to look after its objects."""
-        inside = sa.and_(objects.c.event_id == delivery.id, objects.c.fate == Fate.DISPATCHED.value)
         with self._database.write() as db:
             db.execute(sa.update(deliveries).where(deliveries.c.id == delivery.id).values(posted=now()))
             db.execute(
                 sa.update(objects)
-                .where(inside)
+                .where(_inside(delivery.id))
                 .values(reason="event posted", look_at=naive(look_at), due=naive(due))
             )
 
@@ -162,32 +160,30 @@ class Outbox:
 
     def wait_on(self, entries: Collection[Entry], due: datetime, reason: str) -> None:
         """Somebody is at work on them: ask again later."""
-        self._change(entries, {"due": naive(due), "reason": reason})
+        if entries:
+            with self._database.write() as db:
+                transition(db, entries, {"due": naive(due), "reason": reason})
 
     def redeliver(self, entries: Collection[Entry], reason: str, ready_at: datetime) -> None:
         """Nobody is at work on them: they leave again with a new event."""
-        values = {"fate": Fate.PENDING.value, "reason": reason, "ready_at": naive(ready_at), "look_at": None}
-        self._change(entries, values, f"to be delivered again: {reason}")
+        if entries:
+            with self._database.write() as db:
+                redeliver(db, entries, reason, ready_at)
 
     def refused(self, delivery: Delivery, reason: str, ready_at: datetime) -> list[Entry]:
         """Prefect does not take this event: its objects leave again in smaller company.
 
-        Returns the one that was alone already.
+        Returns the one that was alone already: it has failed.
         """
-        inside = sa.and_(objects.c.event_id == delivery.id, objects.c.fate == Fate.DISPATCHED.value)
-        with self._database.read() as db:
-            entries = [entry(row) for row in db.execute(sa.select(objects).where(inside))]
         with self._database.write() as db:
+            entries = [entry(row) for row in db.execute(sa.select(objects).where(_inside(delivery.id)))]
+            # In one transaction: without their delivery, nobody would look after them.
             db.execute(sa.delete(deliveries).where(deliveries.c.id == delivery.id))
-        if len(entries) == 1 or delivery.number >= len(SIZES):
-            return entries
-        self.redeliver(entries, reason, ready_at)
-        return []
-
-    def _change(self, entries: Collection[Entry], values: Mapping[str, object], what: str = "") -> None:
-        if entries:
-            with self._database.write() as db:
-                transition(db, entries, values, what)
+            if len(entries) == 1:
+                fail(db, entries, reason)
+                return entries
+            redeliver(db, entries, reason, ready_at)
+            return []
 
     def counts(self) -> tuple[int, int]:
         """Events posted so far, and how many of them were deliveries after the first."""
@@ -197,6 +193,10 @@ class Outbox:
         with self._database.read() as db:
             posted, again = db.execute(query).one()
         return posted, again
+
+
+def _inside(event_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(objects.c.event_id == event_id, objects.c.fate == Fate.DISPATCHED.value)
 
 
 def _fitting(entries: list[Entry]) -> list[Entry]:

@@ -1,12 +1,13 @@
 """Changes of entries that somebody has looked at: they count only if nothing has changed since."""
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from dropflow.ledger.database import now
-from dropflow.ledger.entries import Entry
+from dropflow.ledger.entries import Entry, Fate, naive
 from dropflow.ledger.tables import objects, story
 
 
@@ -31,3 +32,15 @@ def transition(
             db.execute(sa.insert(story).values(object_id=found.id, at=moment, what=what))
         changed += done
     return changed
+
+
+def fail(db: sa.Connection, entries: Collection[Entry], reason: str) -> int:
+    """Given up; returns how many: what was settled meanwhile stays so."""
+    values = {"fate": Fate.FAILED.value, "reason": reason, "look_at": None}
+    return transition(db, entries, values, f"failed: {reason}")
+
+
+def redeliver(db: sa.Connection, entries: Collection[Entry], reason: str, ready_at: datetime) -> int:
+    """They leave again, with a new event."""
+    values = {"fate": Fate.PENDING.value, "reason": reason, "ready_at": naive(ready_at), "look_at": None}
+    return transition(db, entries, values, f"to be delivered again: {reason}")
