@@ -34,7 +34,7 @@ from dropflow.datasets import load_datasets
 from dropflow.ledger import Ledger
 from dropflow.objects import ObjectCreated
 from dropflow.settings import PROJECT, load_settings
-from listeners.http import BoundedProtocol
+from listeners.http import server_config
 from listeners.intake import Intake
 from listeners.metrics import Metrics
 from listeners.stream import Stream
@@ -113,22 +113,11 @@ def payloads(form: str, records: int, prefix: str) -> Iterator[bytes]:
 
 
 def serve_webhook(parent: Connection, folder: str | None) -> None:
-    """The listener's webhook with the options of listeners/service.py."""
+    """The listener's webhook, served as the listener does."""
     ledger = open_ledger(folder)
     datasets = load_datasets(PROJECT / "datasets")
     app = make_app(Intake(ledger, datasets), SecretStr(TOKEN), Metrics(ledger))
-    config = uvicorn.Config(
-        app,
-        http=BoundedProtocol,
-        host=HOST,
-        port=0,
-        log_level="warning",
-        lifespan="off",
-        access_log=False,
-        timeout_keep_alive=30,
-        limit_concurrency=1000,
-        timeout_graceful_shutdown=3,
-    )
+    config = server_config(app, HOST, 0)
     listening = config.bind_socket()
     listening.listen(1024)
     parent.send(listening.getsockname()[1])
@@ -234,7 +223,12 @@ async def _follow(port: int, ledger: Ledger) -> float:
     counting = cast(Ledger, _UntilAll(ledger, LINES, partial(loop.call_soon_threadsafe, done.set)))
     intake = Intake(counting, load_datasets(PROJECT / "datasets"))
     settings = load_settings(s3_endpoint=f"http://{HOST}:{port}", s3_access_key=ACCESS, s3_secret_key=ACCESS)
-    stream = Stream(settings, "raw", intake, connected=lambda: began.append(time.perf_counter()))
+
+    async def report(live: bool, _why: str) -> None:
+        if live:
+            began.append(time.perf_counter())
+
+    stream = Stream(settings, "raw", intake, report=report)
     following = asyncio.create_task(stream.run())
     await asyncio.wait_for(done.wait(), 300)
     seconds = time.perf_counter() - began[0]

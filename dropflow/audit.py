@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from dropflow.datasets import Dataset, Datasets
-from dropflow.errors import ObjectMissingError, ReceiptError
+from dropflow.errors import ReceiptError
 from dropflow.ledger import Entry, Fate, Ledger
 from dropflow.objects import ObjectRef
-from dropflow.receipts import PREFIX, is_orphan, object_prefix, receipt_prefix
+from dropflow.receipts import PREFIX, find_orphan, object_prefix, receipt_prefix
 from dropflow.seen import Seen
 from dropflow.storage import ObjectStore, pages
 
@@ -53,7 +53,8 @@ def audit(
     """
     done = Audit()
     with Seen() as receipts, Seen() as outputs:
-        _list(store, datasets, receipts, outputs, done)
+        _list_receipts(store, datasets, receipts, done)
+        _list_outputs(store, datasets, orphan_seconds, outputs, done)
         for bucket in datasets.raw_buckets:
             for page in pages(store.list(bucket)):
                 known = ledger.lookup(bucket, [ref.key for ref in page])
@@ -61,37 +62,36 @@ def audit(
                     _account(ref, known.get((ref.key, ref.etag)), datasets, receipts, done)
                     _check_output(known.get((ref.key, ref.etag)), store, outputs, done)
                 tell(len(page))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for dataset in datasets.by_name.values():
-            is_left = partial(_is_left_behind, store, dataset, orphan_seconds)
-            for page in pages(store.list(dataset.output_bucket, f"{dataset.name}/")):
-                left = [output.url for output, yes in zip(page, pool.map(is_left, page), strict=True) if yes]
-                done.outputs += len(page)
-                done.orphans += len(left)
-                done.orphan_outputs = [*done.orphan_outputs, *left][:MOST_SHOWN]
     return done
 
 
-def _list(store: ObjectStore, datasets: Datasets, receipts: Seen, outputs: Seen, done: Audit) -> None:
+def _list_receipts(store: ObjectStore, datasets: Datasets, receipts: Seen, done: Audit) -> None:
     for bucket in datasets.output_buckets:
         for page in pages(store.list(bucket, PREFIX)):
             receipts.update(f"{bucket}/{object_prefix(receipt.key)}" for receipt in page)
             done.receipts += len(page)
-    for dataset in datasets.by_name.values():
-        for page in pages(store.list(dataset.output_bucket, f"{dataset.name}/")):
-            outputs.update(f"{output.bucket}/{output.key} {output.etag}" for output in page)
+
+
+def _list_outputs(
+    store: ObjectStore, datasets: Datasets, orphan_seconds: float, outputs: Seen, done: Audit
+) -> None:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for dataset in datasets.by_name.values():
+            is_left = partial(_is_left_behind, store, dataset, orphan_seconds)
+            for page in pages(store.list(dataset.output_bucket, f"{dataset.name}/")):
+                outputs.update(output.identity for output in page)
+                left = [output.url for output, yes in zip(page, pool.map(is_left, page), strict=True) if yes]
+                done.outputs += len(page)
+                done.orphans += len(left)
+                done.orphan_outputs = [*done.orphan_outputs, *left][:MOST_SHOWN]
 
 
 def _check_output(entry: Entry | None, store: ObjectStore, outputs: Seen, done: Audit) -> None:
     """What the ledger calls processed must have the very output that it names."""
     if entry is None or entry.fate is not Fate.PROCESSED or not entry.output_key:
         return
-    if f"{entry.output_bucket}/{entry.output_key} {entry.output_etag}" in outputs:
-        return
-    if store.is_current(
-        replace(entry.ref, bucket=entry.output_bucket, key=entry.output_key, etag=entry.output_etag)
-    ):
-        return  # it is younger than the listing
+    if entry.output.identity in outputs or store.is_current(entry.output):
+        return  # the latter when it is younger than the listing
     done.without_output += 1
     done.objects_without_output = [*done.objects_without_output, entry.ref.url][:MOST_SHOWN]
 
@@ -113,7 +113,6 @@ def _is_left_behind(store: ObjectStore, dataset: Dataset, orphan_seconds: float,
     if key is None:
         return False
     try:
-        there = store.head(output.bucket, output.key)
-        return is_orphan(store, dataset, key, there) and there.age >= orphan_seconds
-    except (ObjectMissingError, ReceiptError):
+        return find_orphan(store, dataset, key, orphan_seconds) is not None
+    except ReceiptError:
         return False

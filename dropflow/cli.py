@@ -147,7 +147,7 @@ def drop(
     if len({target for _, target in targets}) < len(targets):
         raise SettingsError("several of these files have the same name and would overwrite each other")
     store = connect(settings)
-    with _progress() as progress:
+    with _uploading() as progress:
         dropped = []
         for path, target in targets:
             name = escape(printable(path.name, 40))
@@ -450,18 +450,14 @@ def _where(settings: Settings) -> None:
     out.print(f"Data          {settings.data_dir} (credentials in stack.env, logs in logs/)", soft_wrap=True)
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
+def _uploading() -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        yield progress
+    return Progress(*columns, console=err, transient=True)
 
 
-@contextmanager
-def _counting() -> Iterator[Progress]:
+def _counting() -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed:,.0f} objects"))
-    with Progress(*columns, console=err, transient=True) as progress:
-        yield progress
+    return Progress(*columns, console=err, transient=True)
 
 
 def _advance(progress: Progress, task: Any) -> Callable[[int], None]:

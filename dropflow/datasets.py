@@ -204,6 +204,11 @@ class Dataset(_Strict):
         stem = name.removesuffix(suffix) if suffix and not _MAGIC.search(suffix) else name
         return f"{self.name}/{folder}{slash}{stem}.parquet"
 
+    def marker_key(self, key: str) -> str:
+        """The marker of the key's folder, with `ready: marker NAME`."""
+        folder, slash, _ = key.rpartition("/")
+        return f"{folder}{slash}{self.ready.marker}"
+
     def source_key(self, output_key: str) -> str | None:
         """A key whose output this is; None when no key of the dataset has such an output."""
         path = output_key.removeprefix(f"{self.name}/").removesuffix(".parquet")

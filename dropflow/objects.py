@@ -34,6 +34,11 @@ class ObjectRef:
         return f"s3://{self.bucket}/{self.key}"
 
     @property
+    def identity(self) -> str:
+        """One string for bucket, key and etag."""
+        return f"{self.url} {self.etag}"
+
+    @property
     def name(self) -> str:
         """The last part of the key: what people call the file."""
         return self.key.rstrip("/").rpartition("/")[2]

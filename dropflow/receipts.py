@@ -53,8 +53,13 @@ class Receipt(BaseModel):
     written_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @property
+    def output(self) -> ObjectRef:
+        """Without a key when there is none."""
+        return ObjectRef(self.output_bucket, self.output_key, self.output_etag)
+
+    @property
     def output_url(self) -> str:
-        return f"s3://{self.output_bucket}/{self.output_key}" if self.output_key else ""
+        return self.output.url if self.output_key else ""
 
 
 def _folder(dataset: Dataset, key: str) -> str:
@@ -140,12 +145,7 @@ def standing_receipt(
 
 def stands(store: ObjectStore, receipt: Receipt) -> bool:
     """Whether the receipt's output, if it has one, is the one that is there now."""
-    if not receipt.output_key:
-        return True
-    try:
-        return store.stat(receipt.output_bucket, receipt.output_key).etag == receipt.output_etag
-    except ObjectMissingError:
-        return False
+    return not receipt.output_key or store.is_current(receipt.output)
 
 
 def load_receipt(store: ObjectStore, bucket: str, key: str) -> tuple[ObjectRef, Receipt]:
@@ -193,3 +193,15 @@ def is_orphan(store: ObjectStore, dataset: Dataset, key: str, output: Stat) -> b
         return False
     receipt = read_receipt(store, dataset, ObjectRef(dataset.bucket, key, source), fingerprint)
     return receipt is None or receipt.output_etag != output.ref.etag
+
+
+def find_orphan(store: ObjectStore, dataset: Dataset, key: str, older_than: float) -> ObjectRef | None:
+    """The key's output, if no receipt tells of it and it is older than that many seconds.
+
+    A younger one may be about to get its receipt. Raises ReceiptError.
+    """
+    try:
+        there = store.head(dataset.output_bucket, dataset.output_key(key))
+    except ObjectMissingError:
+        return None
+    return there.ref if there.age >= older_than and is_orphan(store, dataset, key, there) else None

@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Iterator
 from datetime import datetime
+from itertools import groupby
 
 from wcmatch import glob
 
 from dropflow.datasets import GLOB_FLAGS, Datasets
 from dropflow.errors import SettingsError
-from dropflow.ledger import Entry, Fate, Ledger
+from dropflow.ledger import SETTLED, Entry, Fate, Ledger
 
 BATCH = 500
 
@@ -33,17 +34,12 @@ def choose(
     if dataset:
         datasets[dataset]  # an unknown one is named
     wanted = [f"{bucket}/{key}" for p in patterns for bucket, key in _places(p, datasets)]
-    newest: Entry | None = None
     found = ledger.search(dataset=dataset, fates=fates, since=since, until=until)
-    for entry in found:
-        if newest and (newest.ref.bucket, newest.ref.key) != (entry.ref.bucket, entry.ref.key):
-            yield from _if_settled(newest)
-            newest = None
-        path = f"{entry.ref.bucket}/{entry.ref.key}"
-        if entry.dataset and (not wanted or any(_matches(path, pattern) for pattern in wanted)):
-            newest = entry
-    if newest:
-        yield from _if_settled(newest)
+    matching = (entry for entry in found if entry.dataset and (not wanted or _matches(entry, wanted)))
+    for _, versions in groupby(matching, key=lambda entry: (entry.ref.bucket, entry.ref.key)):
+        *_, newest = versions
+        if newest.fate in SETTLED:
+            yield newest
 
 
 def replay(ledger: Ledger, entries: Collection[Entry], *, force: bool) -> None:
@@ -51,11 +47,6 @@ def replay(ledger: Ledger, entries: Collection[Entry], *, force: bool) -> None:
     chosen = list(entries)
     for start in range(0, len(chosen), BATCH):
         ledger.replay(chosen[start : start + BATCH], force=force)
-
-
-def _if_settled(entry: Entry) -> Iterator[Entry]:
-    if entry.fate not in (Fate.PENDING, Fate.DISPATCHED):
-        yield entry
 
 
 def _places(pattern: str, datasets: Datasets) -> list[tuple[str, str]]:
@@ -68,6 +59,7 @@ def _places(pattern: str, datasets: Datasets) -> list[tuple[str, str]]:
     return [*found, (bucket, key)] if slash and bucket in datasets.raw_buckets else found
 
 
-def _matches(path: str, pattern: str) -> bool:
+def _matches(entry: Entry, patterns: Collection[str]) -> bool:
+    path = f"{entry.ref.bucket}/{entry.ref.key}"
     # Literally first: keys may hold any of the characters that globs are made of.
-    return path == pattern or glob.globmatch(path, pattern, flags=GLOB_FLAGS)
+    return path in patterns or any(glob.globmatch(path, p, flags=GLOB_FLAGS) for p in patterns)

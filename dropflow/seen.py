@@ -31,9 +31,6 @@ class Seen:
     ) -> None:
         self._db.close()
 
-    def add(self, *texts: str) -> None:
-        self.update(texts)
-
     def update(self, texts: Iterable[str]) -> None:
         self._db.execute("BEGIN")
         self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((_hash(text),) for text in texts))

@@ -1,6 +1,6 @@
 """Where everything stands, from the ledger: what `dropflow status` shows."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,26 +41,9 @@ class Status:
             "unaccounted": self.unaccounted,
             "oldest_in_flight_seconds": round(age, 1) if age is not None else None,
             "datasets": self.datasets,
-            "last_sweep": {
-                "started": sweep.started,
-                "seconds": round(sweep.seconds, 2),
-                "objects": sweep.objects,
-                "receipts": sweep.receipts,
-                "new": sweep.new,
-                "settled": sweep.settled,
-                "reopened": sweep.reopened,
-                "orphans": sweep.orphans,
-            }
-            if sweep
-            else None,
-            "sources": [
-                {"listener": s.listener, "name": s.name, "live": s.live, "since": s.since, "detail": s.detail}
-                for s in self.sources
-            ],
-            "listeners": [
-                {"id": one.id, "name": one.name, "started": one.started, "heartbeat": one.heartbeat}
-                for one in self.listeners
-            ],
+            "last_sweep": {**asdict(sweep), "seconds": round(sweep.seconds, 2)} if sweep else None,
+            "sources": [asdict(source) for source in self.sources],
+            "listeners": [asdict(listener) for listener in self.listeners],
             "events_posted": self.events,
             "events_redelivered": self.redelivered,
             "unreadable_notifications": self.unreadable,

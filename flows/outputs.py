@@ -8,7 +8,7 @@ from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset
 from dropflow.errors import AlreadyExistsError, ObjectMissingError, TransientError
 from dropflow.objects import ObjectRef
-from dropflow.receipts import FINGERPRINT, MOST_RACES, RUN, SOURCE, is_orphan
+from dropflow.receipts import FINGERPRINT, MOST_RACES, RUN, SOURCE, find_orphan
 from dropflow.storage import ABSENT, ObjectStore, Stat
 
 CONTENT_TYPE = "application/vnd.apache.parquet"
@@ -57,10 +57,10 @@ def remove_orphan(store: ObjectStore, dataset: Dataset, key: str, older_than: fl
     One younger than `older_than` seconds may be about to get its receipt. Files that are none of ours
     are left alone.
     """
-    there = _there(store, dataset.output_bucket, dataset.output_key(key))
-    if there is None or not is_orphan(store, dataset, key, there) or there.age < older_than:
+    orphan = find_orphan(store, dataset, key, older_than)
+    if orphan is None:
         return False
-    store.delete(there.ref.bucket, there.ref.key)
+    store.delete(orphan.bucket, orphan.key)
     reached(Point.ORPHAN_REMOVED)
     return True
 

@@ -28,7 +28,7 @@ def plainly(_title: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Prepared:
     """What was done, or found done, for one key."""
 
     key: str
@@ -54,7 +54,7 @@ class Preparation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "fingerprint", steps.fingerprint(self.dataset))
 
-    def prepare(self, key: str) -> Outcome:
+    def prepare(self, key: str) -> Prepared:
         """Bring one object to its receipt. An error here is this object's alone."""
         name = f"s3://{printable(f'{self.dataset.bucket}/{key}', 200)}"
         try:
@@ -69,7 +69,7 @@ class Preparation:
             # A file can trip any library below; the traceback goes to the run's log in the UI.
             self.log.exception("Preparing %s failed", name)
             result, message = "failed", f"{type(error).__name__}: {error}"
-        return Outcome(key, result, f"{name} {message}")
+        return Prepared(key, result, f"{name} {message}")
 
     def _prepare(self, key: str) -> tuple[Result, str]:
         ref, known = self.stage(
@@ -117,8 +117,8 @@ class Preparation:
             frame, detail = self.stage(title, steps.apply, frame, step, self.dataset)
             seconds = round(time.perf_counter() - started, 4)
             done.append(StepDone(name=step.kind, detail=detail, seconds=seconds))
-        target = (self.store, self.dataset, ref, self.fingerprint, self.run_id, self.force)
-        output = self.stage("write", write, frame, *target)
+        target = (self.store, self.dataset, ref, self.fingerprint, self.run_id)
+        output = self.stage("write", write, frame, *target, self.force)
         if output is None:
             return None
         return {
@@ -156,11 +156,18 @@ def validate(content: bytes, dataset: Dataset) -> pd.DataFrame:
     return contract.validate(reading.read_csv(content, numbers), dataset)
 
 
-def write(frame: pd.DataFrame, store: ObjectStore, dataset: Dataset, *target: Any) -> ObjectRef | None:
+def write(
+    frame: pd.DataFrame,
+    store: ObjectStore,
+    dataset: Dataset,
+    ref: ObjectRef,
+    fingerprint: str,
+    run_id: str,
+    force: bool,
+) -> ObjectRef | None:
     """The frame as the key's output, in Parquet; None when the object was overwritten meanwhile."""
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
-    ref, fingerprint, run_id, force = target
     return publish(store, dataset, ref, fingerprint, run_id, buffer.getvalue(), force)
 
 

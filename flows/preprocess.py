@@ -19,7 +19,7 @@ from dropflow.seen import Seen
 from dropflow.settings import load_settings
 from dropflow.storage import ObjectStore, connect
 from flows import steps
-from flows.preparation import Outcome, Preparation, Result
+from flows.preparation import Preparation, Prepared, Result
 from flows.tasks import as_task
 
 MOST_SHOWN = 20
@@ -93,7 +93,9 @@ def preprocess(
     return _state(_in_batch(batch.prepare, keys, log.info))
 
 
-def _in_batch(prepare: Callable[[str], Outcome], keys: list[str], tell: Callable[..., None]) -> list[Outcome]:
+def _in_batch(
+    prepare: Callable[[str], Prepared], keys: list[str], tell: Callable[..., None]
+) -> list[Prepared]:
     """Prepare many objects, a few at once; what did not go well is in the run's log."""
     outcomes = []
     # The context carries the run to its threads: their log lines belong to it.
@@ -111,8 +113,8 @@ def _in_batch(prepare: Callable[[str], Outcome], keys: list[str], tell: Callable
 def _without_receipt(store: ObjectStore, dataset: Dataset) -> Iterator[str]:
     """Keys whose current bytes have no receipt under any recipe."""
     with Seen() as receipts:
-        for receipt in store.list(dataset.output_bucket, f"{PREFIX}{dataset.name}/"):
-            receipts.add(object_prefix(receipt.key))
+        there = store.list(dataset.output_bucket, f"{PREFIX}{dataset.name}/")
+        receipts.update(object_prefix(receipt.key) for receipt in there)
         marked: dict[str, bool] = {}
         for ref in store.list(dataset.bucket, dataset.prefix):
             if (
@@ -124,16 +126,16 @@ def _without_receipt(store: ObjectStore, dataset: Dataset) -> Iterator[str]:
 
 
 def _is_ready(store: ObjectStore, dataset: Dataset, ref: ObjectRef, marked: dict[str, bool]) -> bool:
-    """Whether the dataset's readiness lets the object be prepared; `marked` keeps what folders are."""
+    """Whether the dataset's readiness lets the object be prepared; `marked` keeps which markers are there."""
     quiet = timedelta(seconds=dataset.ready.quiet_seconds)
     if quiet and ref.modified and datetime.now(UTC) - ref.modified < quiet:
         return False
     if not dataset.ready.marker:
         return True
-    folder, slash, _ = ref.key.rpartition("/")
-    if folder not in marked:
-        marked[folder] = store.exists(ref.bucket, f"{folder}{slash}{dataset.ready.marker}")
-    return marked[folder]
+    marker = dataset.marker_key(ref.key)
+    if marker not in marked:
+        marked[marker] = store.exists(ref.bucket, marker)
+    return marked[marker]
 
 
 def _tag(dataset: Dataset, keys: list[str]) -> None:
@@ -144,7 +146,7 @@ def _tag(dataset: Dataset, keys: list[str]) -> None:
         client.update_flow_run(runtime.flow_run.id, tags=tags)
 
 
-def _state(outcomes: list[Outcome], *, quiet: bool = False) -> State[Any]:
+def _state(outcomes: list[Prepared], *, quiet: bool = False) -> State[Any]:
     """The worst outcome names the state; its message is what the notification carries.
 
     `quiet`: success is named so that nobody is told.

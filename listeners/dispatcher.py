@@ -15,6 +15,7 @@ from dropflow.storage import ObjectStore
 log = logging.getLogger(__name__)
 
 BATCH = 1000
+MARKER = "marker: what it marks may be prepared"
 MOST_TROUBLE = 3
 REFUSED_WAIT = 5.0
 FIRST_LOOK = 2.0
@@ -107,11 +108,12 @@ class Dispatcher:
         while len(troubles) < MOST_TROUBLE and (entries := self._ledger.unmatched(BATCH)):
             matched: list[tuple[Entry, str, datetime | None]] = []
             ignored: dict[str, list[Entry]] = {}
+            marked: dict[tuple[str, str], bool] = {}
             for entry in entries:
                 try:
                     dataset = self._dataset_of(entry, ignored)
                     if dataset:
-                        matched.append((entry, dataset.name, self._ready_at(dataset, entry)))
+                        matched.append((entry, dataset.name, self._ready_at(dataset, entry, marked)))
                 except TransientError as error:
                     self._ledger.postpone(entry, str(error))
                     troubles.append(error)
@@ -122,6 +124,13 @@ class Dispatcher:
                     self._ledger.fail([entry], str(error))
                     self._failed("", [entry], str(error))
             self._ledger.match(matched)
+            if MARKER in ignored:
+                try:
+                    self.release_marked()
+                except DropflowError as error:
+                    # The markers come up again, and with them what they mark.
+                    del ignored[MARKER]
+                    troubles.append(error)
             for reason, some in ignored.items():
                 self._ledger.ignore(some, reason)
         return troubles
@@ -133,7 +142,7 @@ class Dispatcher:
             self._ledger.resolve(ref, self._find(ref))
             return None
         if self._marks(ref):
-            ignored.setdefault("marker: what it marks may be prepared", []).append(entry)
+            ignored.setdefault(MARKER, []).append(entry)
             return None
         dataset, reason = self._datasets.find(ref.bucket, ref.key)
         if dataset is None:
@@ -152,24 +161,21 @@ class Dispatcher:
             # Deleted, or not visible yet (SeaweedFS can tell before its PUT is done): the sweep sees it.
             return None
 
-    def _ready_at(self, dataset: Dataset, entry: Entry) -> datetime | None:
+    def _ready_at(
+        self, dataset: Dataset, entry: Entry, marked: dict[tuple[str, str], bool]
+    ) -> datetime | None:
         """From when on it may leave; None: when its marker is there."""
-        if dataset.ready.marker and not self._marked(dataset, entry.ref):
+        if dataset.ready.marker and not self._is_marked(dataset, entry.ref, marked):
             return None
         if dataset.ready.quiet_seconds:
             return entry.first_seen + timedelta(seconds=dataset.ready.quiet_seconds)
         return entry.first_seen
 
     def _marks(self, ref: ObjectRef) -> bool:
-        """Whether the object is a marker; what waits for it in its folder becomes ready."""
-        marking = [
-            d
-            for d in self._datasets.by_name.values()
-            if d.bucket == ref.bucket and d.ready.marker == ref.name
-        ]
-        if marking:
-            self.release_marked()
-        return bool(marking)
+        """Whether the object is a marker."""
+        return any(
+            d.bucket == ref.bucket and d.ready.marker == ref.name for d in self._datasets.by_name.values()
+        )
 
     def release_marked(self) -> None:
         """Look again for the markers that objects wait for."""
@@ -177,15 +183,13 @@ class Dispatcher:
         marked: dict[tuple[str, str], bool] = {}
         for entry in self._ledger.awaiting_marker():
             dataset = self._datasets.by_name.get(entry.dataset)
-            if dataset is None:
-                continue
-            folder = (dataset.name, entry.ref.key.rpartition("/")[0])
-            if folder not in marked:
-                marked[folder] = self._marked(dataset, entry.ref)
-            if marked[folder]:
+            if dataset and self._is_marked(dataset, entry.ref, marked):
                 ready.append((entry, dataset.name, datetime.now(UTC)))
         self._ledger.match(ready)
 
-    def _marked(self, dataset: Dataset, ref: ObjectRef) -> bool:
-        folder, slash, _ = ref.key.rpartition("/")
-        return self._store.exists(ref.bucket, f"{folder}{slash}{dataset.ready.marker}")
+    def _is_marked(self, dataset: Dataset, ref: ObjectRef, marked: dict[tuple[str, str], bool]) -> bool:
+        """Whether the marker of the object's folder is there; `marked` keeps the answers of one pass."""
+        marker = (ref.bucket, dataset.marker_key(ref.key))
+        if marker not in marked:
+            marked[marker] = self._store.exists(*marker)
+        return marked[marker]

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from listeners import webhook
@@ -57,3 +59,19 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._patience:
             self._patience.cancel()
             self._patience = None
+
+
+def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
+    """How the listener serves; a port of 0 is any free one."""
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        host=host,
+        port=port,
+        log_level="warning",
+        lifespan="off",
+        access_log=False,
+        timeout_keep_alive=30,
+        limit_concurrency=1000,
+        timeout_graceful_shutdown=3,
+    )

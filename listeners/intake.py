@@ -3,12 +3,12 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Datasets
-from dropflow.errors import PermanentError
+from dropflow.errors import NotificationFormatError, PermanentError
 from dropflow.ledger import Ledger
 from dropflow.objects import ObjectCreated
 from dropflow.receipts import PREFIX
@@ -104,11 +104,15 @@ class Intake:
             else:
                 _answer([done], None)
 
-    async def record_parsed(self, parsed: Parsed, body: bytes) -> None:
-        """Record a payload's objects; keep the payload itself when part of it was unreadable."""
+    async def read(self, payload: bytes, parse: Callable[[bytes], Parsed]) -> Parsed:
+        """What a payload tells; one that cannot be read, or not all of it, is kept."""
+        try:
+            parsed = parse(payload)
+        except NotificationFormatError as error:
+            parsed = Parsed(problems=[str(error)])
         if parsed.problems:
-            await self.keep_unreadable(body, "; ".join(parsed.problems[:5]))
-        await self.record(parsed.created)
+            await self.keep_unreadable(payload, "; ".join(parsed.problems))
+        return parsed
 
     async def keep_unreadable(self, body: bytes, reason: str) -> None:
         log.warning("kept an unreadable notification of %d bytes: %s", len(body), reason)

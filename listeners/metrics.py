@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from dropflow.ledger import Entry, Fate, Ledger, Outcome
+from dropflow.ledger import Entry, Fate, Ledger, Settlement
 
 LAG_BUCKETS = (0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 900, 3600)
 
@@ -31,7 +31,7 @@ class Metrics:
             "dropflow_webhook_requests", "Webhook calls by result", ["result"], registry=self.registry
         )
 
-    def settled(self, changed: Iterable[tuple[Entry, Outcome]]) -> None:
+    def settled(self, changed: Iterable[tuple[Entry, Settlement]]) -> None:
         for entry, outcome in changed:
             # Not what the sweep found settled long ago, nor what was replayed.
             if entry.ref.modified and entry.fate is Fate.DISPATCHED and not entry.after:

@@ -27,7 +27,7 @@ from dropflow.storage import connect
 from listeners.alerts import Alerts
 from listeners.canary import make_canary
 from listeners.dispatcher import Dispatcher
-from listeners.http import BoundedProtocol
+from listeners.http import server_config
 from listeners.intake import Intake
 from listeners.metrics import Metrics
 from listeners.settler import BATCH, Patience, Settler
@@ -142,7 +142,7 @@ class Listener:
         yield self._sweep_for_ever()
         if self._settings.listen_stream:
             for bucket in self._datasets.raw_buckets:
-                yield self._stream(bucket, connected=self._sweep_asked.set)
+                yield self._stream(bucket)
             for bucket in self._datasets.output_buckets:
                 yield self._stream(bucket, prefix=PREFIX)
         if self._settings.webhook_port:
@@ -189,7 +189,9 @@ class Listener:
 
     async def _sweep_for_ever(self) -> None:
         for bucket in self._datasets.buckets:
-            await _patiently(f"bucket {bucket}", partial(self._store.ensure_bucket, bucket))
+            await _patiently(
+                f"bucket {bucket}", partial(asyncio.to_thread, self._store.ensure_bucket, bucket)
+            )
         while True:
             self._sweep_asked.clear()
             wait = self._settings.sweep_seconds
@@ -206,15 +208,17 @@ class Listener:
                     wait = max(wait, (SWEEP_SHARE - 1) * report.seconds)
             await _set_or_after(self._sweep_asked, wait)
 
-    def _stream(self, bucket: str, **options: Any) -> Any:
-        name = f"stream {bucket}" + (f"/{options['prefix']}" if options.get("prefix") else "")
+    def _stream(self, bucket: str, prefix: str = "") -> Any:
+        name = f"stream {bucket}" + (f"/{prefix}" if prefix else "")
 
         async def report(live: bool, why: str) -> None:
-            if live and options.get("connected"):
-                self._metrics.reconnects.labels(bucket).inc()
             await self._report(name, live, why)
+            if live and not prefix:
+                self._metrics.reconnects.labels(bucket).inc()
+                # What happened while nobody listened was never announced.
+                self._sweep_asked.set()
 
-        return Stream(self._settings, bucket, self._intake, report=report, **options).run()
+        return Stream(self._settings, bucket, self._intake, report=report, prefix=prefix).run()
 
     async def _report(self, name: str, live: bool, why: str = "") -> None:
         try:
@@ -230,19 +234,7 @@ class Listener:
                 "DROPFLOW_WEBHOOK_PORT needs a DROPFLOW_WEBHOOK_TOKEN of 16 characters or more"
             )
         app = make_app(self._intake, self._settings.webhook_token, self._metrics, self._why_not_ready)
-        config = uvicorn.Config(
-            app,
-            http=BoundedProtocol,
-            host=self._settings.webhook_host,
-            port=port,
-            log_level="warning",
-            lifespan="off",
-            access_log=False,
-            timeout_keep_alive=30,
-            limit_concurrency=1000,
-            timeout_graceful_shutdown=3,
-        )
-        self._server = _Server(config)
+        self._server = _Server(server_config(app, self._settings.webhook_host, port))
         await self._report("webhook", live=True)
         await self._server.serve()
 
@@ -271,29 +263,20 @@ class Listener:
 
 
 async def _for_ever(name: str, step: Callable[[], Awaitable[None]]) -> None:
-    """Repeat a step; after an error wait longer and longer. What was not done is done then."""
+    while True:
+        await _patiently(name, step)
+
+
+async def _patiently(name: str, step: Callable[[], Awaitable[None]]) -> None:
+    """Do it once, trying as often as it takes; after each error wait longer."""
     wait = TICK
     while True:
         try:
-            await step()
-            wait = TICK
+            return await step()
         except DropflowError as error:
             log.warning("%s: %s; going on in %.0f s", name, error, wait)
             await asyncio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
-
-
-async def _patiently(name: str, step: Callable[[], None]) -> None:
-    """Do it once, as often as it takes."""
-    done = asyncio.Event()
-
-    async def once() -> None:
-        await asyncio.to_thread(step)
-        done.set()
-
-    repeat = asyncio.create_task(_for_ever(name, once))
-    await done.wait()
-    repeat.cancel()
 
 
 async def _set_or_after(event: asyncio.Event, seconds: float) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Datasets
 from dropflow.errors import DropflowError, ReceiptError, TransientError
-from dropflow.ledger import Entry, Fate, Ledger, Outcome
+from dropflow.ledger import Entry, Fate, Ledger, Settlement
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PERMANENT, PrefectApi, Run
 from dropflow.receipts import Receipt, latest_receipt, load_receipt, stands
@@ -43,8 +43,8 @@ class Verdict:
     """What a look at a dispatched object has found."""
 
     entry: Entry
-    outcome: Outcome | None = None
-    older: Outcome | None = None
+    outcome: Settlement | None = None
+    older: Settlement | None = None
     """A receipt from before the object was replayed: it counts once a run has found nothing to do."""
     waits: bool = False
     """Neither settled nor gone: if it is late, Prefect is asked."""
@@ -52,9 +52,9 @@ class Verdict:
     broken: str = ""
 
 
-def outcome_of(own: ObjectRef, receipt: Receipt) -> Outcome:
+def outcome_of(own: ObjectRef, receipt: Receipt) -> Settlement:
     """The fate that a receipt gives; `own` is the reference of the receipt itself."""
-    return Outcome(
+    return Settlement(
         ref=ObjectRef(receipt.bucket, receipt.key, receipt.etag),
         dataset=receipt.dataset,
         fate=Fate(receipt.fate),
@@ -78,7 +78,7 @@ class Settler:
         prefect: PrefectApi,
         *,
         patience: Patience = Patience(),
-        settled: Callable[[list[tuple[Entry, Outcome]]], None] = lambda _: None,
+        settled: Callable[[list[tuple[Entry, Settlement]]], None] = lambda _: None,
         failed: Callable[[str, list[Entry], str], None] = lambda *_: None,
     ) -> None:
         """`settled` is told of changed fates, `failed` of dataset, objects and reason given up for."""
@@ -94,7 +94,7 @@ class Settler:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def settle(self, outcomes: Iterable[Outcome]) -> int:
+    def settle(self, outcomes: Iterable[Settlement]) -> int:
         """Give objects the fate of their receipt; returns how many changed."""
         changed = self._ledger.settle(outcomes)
         reached(Point.FATE_RECORDED)
@@ -175,7 +175,8 @@ class Settler:
             return Verdict(entry, waits=True) if current else Verdict(entry, gone=GONE)
         outcome = outcome_of(*found)
         if not current:
-            self._ledger.accept_older([entry])
+            if entry.after:
+                self._ledger.accept_older([entry])
             return Verdict(entry, outcome)
         if entry.after and outcome.receipt_at <= entry.after:
             return Verdict(entry, older=outcome, waits=True)

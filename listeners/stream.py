@@ -125,18 +125,13 @@ class Stream:
         intake: Intake,
         *,
         prefix: str = "",
-        connected: Callable[[], None] = lambda: None,
         report: Callable[[bool, str], Awaitable[None]] = _nobody,
     ) -> None:
-        """`connected` is called at the first byte of every connection: time to sweep the gap.
-
-        `report` is told whether the stream is live, and if not, why.
-        """
+        """`report` is told when the stream is live, at the first byte of every connection, and why not."""
         self._settings = settings
         self._bucket = bucket
         self._prefix = prefix
         self._intake = intake
-        self._connected = connected
         self._report = report
         self._failures = 0
         self._told = ""
@@ -165,7 +160,6 @@ class Stream:
                     live, self._failures, self._told = True, 0, ""
                     log.info("stream of %r is live", self._bucket)
                     await self._report(True, "")  # noqa: FBT003
-                    self._connected()
                 created = await self._parse(batch)
                 done = self._intake.submit(created)
                 if done:
@@ -182,14 +176,7 @@ class Stream:
         """What the lines of one chunk tell; those that cannot be read are kept."""
         created: list[ObjectCreated] = []
         for line in batch:
-            try:
-                parsed = parse_stream_line(line)
-            except NotificationFormatError as error:
-                await self._intake.keep_unreadable(line, str(error))
-                continue
-            if parsed.problems:
-                await self._intake.keep_unreadable(line, "; ".join(parsed.problems[:5]))
-            created += parsed.created
+            created += (await self._intake.read(line, parse_stream_line)).created
         return created
 
     def _wait(self) -> float:

@@ -13,11 +13,11 @@ from functools import partial
 
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import DropflowError, TransientError
-from dropflow.ledger import Entry, Fate, Ledger, Outcome, SweepReport
+from dropflow.ledger import Entry, Fate, Ledger, Settlement, SweepReport
 from dropflow.objects import ObjectCreated, ObjectRef, printable
 from dropflow.receipts import (
     PREFIX,
-    is_orphan,
+    find_orphan,
     latest_receipt,
     object_prefix,
     parse_receipt_key,
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 AT_ONCE = 8
 REMEMBERED = timedelta(days=90)
 """How long stories and deliveries are kept."""
-LEASE_SECONDS = 20.0
-LEASE = "sweep"
+LEASE, LEASE_SECONDS = "sweep", 20.0
+_EVER = datetime.min.replace(tzinfo=UTC)
 ORPHAN_WAIT = 60.0
 """Seconds until a run is asked for again, which doubles."""
 MOST_ORPHANS = 10_000
@@ -109,17 +109,18 @@ class Sweep:
             for bucket in self._datasets.output_buckets:
                 with _kept(troubles):
                     self._receipts(bucket, receipts, counts)
-                    self._outputs(bucket, outputs)
+                    self._outputs(bucket, outputs, counts)
             # Without all receipts nothing can be said about what lacks one.
             if not troubles:
                 for bucket in self._datasets.raw_buckets:
                     with _kept(troubles):
                         self._raw(bucket, receipts, outputs, counts)
-        if not troubles:
-            with _kept(troubles):
-                self._orphans(started, counts)
         if troubles:
             raise troubles[-1]
+        self._outputs_since = (
+            started - timedelta(seconds=2 * self._orphan_seconds + 60) if self._outputs_since else _EVER
+        )
+        self._forget_orphans()
         self._ledger.prune(started - REMEMBERED)
         report = SweepReport(started=started, seconds=time.monotonic() - clock, **vars(counts))
         self._ledger.watch.swept(report)
@@ -161,11 +162,13 @@ class Sweep:
                 ]
             counts.settled += self._settler.read(told) if told else 0
 
-    def _outputs(self, bucket: str, outputs: Seen) -> None:
+    def _outputs(self, bucket: str, outputs: Seen, counts: _Counts) -> None:
+        """Note all outputs, and those that nothing explains."""
         for dataset in self._datasets.by_name.values():
             if dataset.output_bucket == bucket:
                 for page in self._pages(bucket, f"{dataset.name}/"):
-                    outputs.update(f"{bucket}/{output.key} {output.etag}" for output in page)
+                    outputs.update(output.identity for output in page)
+                    counts.orphans += self._count_orphans(dataset, page)
 
     def _raw(self, bucket: str, receipts: Seen, outputs: Seen, counts: _Counts) -> None:
         """Record every object; one with a receipt is settled as it is recorded."""
@@ -203,15 +206,14 @@ class Sweep:
             if new or back:
                 self._arrived()
 
-    def _outcome(self, outputs: Seen, found_with: tuple[Dataset, ObjectRef]) -> Outcome | None:
+    def _outcome(self, outputs: Seen, found_with: tuple[Dataset, ObjectRef]) -> Settlement | None:
         """What the object's receipt tells, if its output is still there."""
         try:
             found = latest_receipt(self._store, *found_with)
             if found is None:
                 return None
             own, receipt = found
-            output = f"{receipt.output_bucket}/{receipt.output_key} {receipt.output_etag}"
-            if receipt.output_key and output not in outputs and not stands(self._store, receipt):
+            if receipt.output.identity not in outputs and not stands(self._store, receipt):
                 return None
         except DropflowError as error:
             log.warning("%s", error)
@@ -237,40 +239,29 @@ class Sweep:
             log.warning("%s", error)
             return False
 
-    def _orphans(self, started: datetime, counts: _Counts) -> None:
-        """Find outputs that a crashed run has left without a receipt.
+    def _count_orphans(self, dataset: Dataset, page: list[ObjectRef]) -> int:
+        """Outputs that a crashed run has left without a receipt.
 
-        Only what has been written since the last time is looked at closely, and not in a first sweep:
+        Only what has been written since the last sweep is looked at closely, and nothing in a first one:
         with a new ledger nothing explains any output yet.
         """
-        since = self._outputs_since
-        self._outputs_since = started - timedelta(seconds=2 * self._orphan_seconds + 60)
-        if since is None:
-            self._outputs_since = datetime.min.replace(tzinfo=UTC)
-            return
-        old_enough = datetime.now(UTC) - timedelta(seconds=self._orphan_seconds)
-        for dataset in self._datasets.by_name.values():
-            for page in self._pages(dataset.output_bucket, f"{dataset.name}/"):
-                recent = [o for o in page if o.modified is None or since <= o.modified < old_enough]
-                explained = self._ledger.outputs([output.key for output in recent]) if recent else set()
-                for output in recent:
-                    if (output.bucket, output.key, output.etag) not in explained:
-                        counts.orphans += self._is_orphan(dataset, output)
-            self._forget_orphans()
+        since, old_enough = self._outputs_since, datetime.now(UTC) - timedelta(seconds=self._orphan_seconds)
+        recent = [o for o in page if since and (o.modified is None or since <= o.modified < old_enough)]
+        explained = self._ledger.outputs([output.key for output in recent]) if recent else set()
+        return sum(self._is_orphan(dataset, output) for output in recent if output.identity not in explained)
 
     def _is_orphan(self, dataset: Dataset, output: ObjectRef) -> bool:
         key = dataset.source_key(output.key)
         if key is None:
             return False
         try:
-            there = self._store.head(output.bucket, output.key)
-            if not is_orphan(self._store, dataset, key, there):
-                return False
+            orphan = find_orphan(self._store, dataset, key, self._orphan_seconds)
         except DropflowError as error:
             log.info("%s", error)
             return False
-        self._tell_orphan(dataset, key, output)
-        return True
+        if orphan:
+            self._tell_orphan(dataset, key, orphan)
+        return orphan is not None
 
     def _tell_orphan(self, dataset: Dataset, key: str, output: ObjectRef) -> None:
         """Ask for a run that removes it; again later and later, should none come."""
@@ -306,15 +297,14 @@ class _kept:  # noqa: N801 - reads as a statement
 
 
 def _modified(ref: ObjectRef) -> datetime:
-    return ref.modified or datetime.min.replace(tzinfo=UTC)
+    return ref.modified or _EVER
 
 
 def _contradicts(entry: Entry, has_receipt: bool, outputs: Seen) -> bool:
     """Whether the ledger calls an object done whose receipt or output the listings did not show."""
     if entry.fate not in (Fate.PROCESSED, Fate.REJECTED):
         return False
-    output = f"{entry.output_bucket}/{entry.output_key} {entry.output_etag}"
-    return not has_receipt or bool(entry.output_key and output not in outputs)
+    return not has_receipt or bool(entry.output_key and entry.output.identity not in outputs)
 
 
 def _awaits(entry: Entry, receipt: ObjectRef) -> bool:

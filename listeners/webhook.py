@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dropflow.errors import LedgerError, NotificationFormatError, TransientError
+from dropflow.errors import LedgerError, TransientError
 from listeners.intake import Intake
 from listeners.metrics import Metrics
 from listeners.parsing import parse_webhook_body
@@ -118,13 +118,9 @@ class Webhook:
 
 async def take(intake: Intake, body: bytes) -> bool:
     """Record a body; whether it could be read. If not it is kept: refusing it would block MinIO's queue."""
+    parsed = await intake.read(body, parse_webhook_body)
     try:
-        parsed = parse_webhook_body(body)
-    except NotificationFormatError as error:
-        await intake.keep_unreadable(body, str(error))
-        return False
-    try:
-        await intake.record_parsed(parsed, body)
+        await intake.record(parsed.created)
     except LedgerError as error:
         await intake.keep_unreadable(body, str(error))
         return False

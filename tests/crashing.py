@@ -32,7 +32,7 @@ def die_at(point: Point | None) -> None:
 def listen(settings: Settings, told: list[ObjectRef], point: Point | None) -> None:
     """One round of a listener: what was told, a sweep, a look, events."""
     die_at(point)
-    outbox.LEASE = settling.LOOK_AGAIN = settling.LOOK_AGAIN_EACH = timedelta(0)
+    outbox.LISTENER_LOST_AFTER = settling.LOOK_AGAIN = settling.LOOK_AGAIN_EACH = timedelta(0)
     dispatching.FIRST_LOOK = dispatching.PER_OBJECT = 0
     settling.BACKOFF = (0,)
     ledger, datasets, store = Ledger(settings.ledger), load_datasets(settings.datasets_dir), connect(settings)

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from dropflow.datasets import Dataset, Datasets, load_datasets
 from dropflow.demo import body_of, smtp_server, subject_of
 from dropflow.errors import DatasetError, SettingsError, TransientError
-from dropflow.ledger import Fate, Ledger, Outcome
+from dropflow.ledger import Fate, Ledger, Settlement
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.receipts import Receipt, commit_receipt
 from dropflow.settings import PROJECT, Settings
@@ -119,7 +119,7 @@ def test_the_lag_is_from_the_objects_write_to_its_receipt(ledger: Ledger) -> Non
     assert ledger.outbox.claim("churn", "me", 1)
     metrics = Metrics(ledger)
     receipt_at = written + timedelta(seconds=4)
-    metrics.settled(ledger.settle([Outcome(ref, "churn", Fate.PROCESSED, "", receipt_at)]))
+    metrics.settled(ledger.settle([Settlement(ref, "churn", Fate.PROCESSED, "", receipt_at)]))
     found = metrics.registry.get_sample_value
     assert found("dropflow_lag_seconds_sum", {"dataset": "churn"}) == 4
     assert found("dropflow_lag_seconds_bucket", {"dataset": "churn", "le": "3.0"}) == 0

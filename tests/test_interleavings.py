@@ -59,7 +59,7 @@ LISTENER_POINTS = [
 RUN_POINTS = [Point.OUTPUT_WRITTEN, Point.RECEIPT_WRITTEN, Point.ORPHAN_REMOVED]
 NEVER = 10**6
 NO_WAITING = [
-    (outbox, "LEASE", timedelta(0)),
+    (outbox, "LISTENER_LOST_AFTER", timedelta(0)),
     (dispatching, "FIRST_LOOK", 0),
     (dispatching, "PER_OBJECT", 0),
     (settling, "LOOK_AGAIN", timedelta(0)),

@@ -95,11 +95,14 @@ def follow(
 ) -> int:
     """Follow the stream until the ledger has `expected` objects; how often it connected."""
     monkeypatch.setattr(stream, "FIRST_WAIT", 0.01)
-    connections: list[None] = []
+    reports: list[bool] = []
     intake = Intake(ledger, datasets)
-    followed = Stream(settings, "raw", intake, connected=lambda: connections.append(None))
-    until(followed, lambda: len(keys(ledger)) >= expected)
-    return len(connections)
+
+    async def report(live: bool, _why: str) -> None:
+        reports.append(live)
+
+    until(Stream(settings, "raw", intake, report=report), lambda: len(keys(ledger)) >= expected)
+    return reports.count(True)
 
 
 def until(followed: Stream, condition: Callable[[], bool]) -> None:
@@ -285,28 +288,18 @@ def test_whether_the_stream_is_live_is_reported_and_why_not(
 ) -> None:
     monkeypatch.setattr(stream, "FIRST_WAIT", 0.01)
     told: list[tuple[bool, str]] = []
-    happened: list[str] = []
 
     async def report(live: bool, why: str) -> None:
         told.append((live, why))
-        happened.append("live" if live else "not live")
 
     with server(status(503), ended(b" ", line("a"), line("b")), status(403)) as (endpoint, _):
-        followed = Stream(
-            at(settings, endpoint),
-            "raw",
-            Intake(ledger, datasets),
-            connected=lambda: happened.append("connected"),
-            report=report,
-        )
+        followed = Stream(at(settings, endpoint), "raw", Intake(ledger, datasets), report=report)
         until(followed, lambda: len(told) >= 5)
-    assert [live for live, _ in told[:5]] == [False, False, True, False, False]
+    expected = [False, False, True, False, False]
+    assert [live for live, _ in told[:5]] == expected, "once a connection, not a line"
     reasons = [why for live, why in told[:5] if not live]
     assert reasons[0] == "connecting"
     assert ["answered 503" in reasons[1], "ended it" in reasons[2], "403" in reasons[3]] == [True] * 3
-    assert happened[:5] == ["not live", "not live", "live", "connected", "not live"], (
-        "once a connection, not a line"
-    )
 
 
 def test_what_one_chunk_tells_is_recorded_together(

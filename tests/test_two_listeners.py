@@ -26,7 +26,7 @@ from test_parsing import body, record
 from dropflow.embedded.database import embedded_database
 from dropflow.embedded.processes import LOOPBACK, Supervisor, free_port
 from dropflow.errors import LedgerError, TransientError
-from dropflow.ledger import Fate, Ledger, Outcome
+from dropflow.ledger import Fate, Ledger, Settlement
 from dropflow.ledger.tables import metadata
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.settings import Settings
@@ -179,7 +179,7 @@ def test_both_databases_tell_the_same_story(either: Ledger) -> None:
     assert either.outbox.unposted("me") == []
     assert len(either.outbox.to_look_after(10, timedelta(minutes=1))) == 3
     assert either.outbox.to_look_after(10, timedelta(minutes=1)) == []
-    outcome = Outcome(known[0], "churn", Fate.REJECTED, "is empty", now)
+    outcome = Settlement(known[0], "churn", Fate.REJECTED, "is empty", now)
     assert len(either.settle([outcome, outcome])) >= 1
     assert either.settle([outcome]) == []
     (entry,) = either.search(fates=[Fate.REJECTED])

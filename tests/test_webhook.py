@@ -13,7 +13,7 @@ from test_parsing import body, record, seaweed
 from dropflow.crashpoints import Point, observe
 from dropflow.datasets import Datasets, load_datasets
 from dropflow.errors import TransientError
-from dropflow.ledger import Fate, Ledger, Outcome
+from dropflow.ledger import Fate, Ledger, Settlement
 from dropflow.ledger import ledger as ledger_module
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.settings import PROJECT
@@ -37,7 +37,7 @@ class CountingLedger(Ledger):
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def record(self, created: Iterable[ObjectCreated], outcomes: Iterable[Outcome] = ()) -> int:
+    def record(self, created: Iterable[ObjectCreated], outcomes: Iterable[Settlement] = ()) -> int:
         self.transactions += 1
         self.begun.set()
         assert self.may_go_on.wait(20)

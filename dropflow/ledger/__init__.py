@@ -1,6 +1,16 @@
 """The ledger: the listener's durable working memory. It may be deleted; a sweep rebuilds it."""
 
-from dropflow.ledger.entries import SETTLED, Delivery, Entry, Fate, Listening, Outcome, Source, SweepReport
+from dropflow.ledger.entries import SETTLED, Delivery, Entry, Fate, Listening, Settlement, Source, SweepReport
 from dropflow.ledger.ledger import Ledger
 
-__all__ = ["SETTLED", "Delivery", "Entry", "Fate", "Ledger", "Listening", "Outcome", "Source", "SweepReport"]
+__all__ = [
+    "SETTLED",
+    "Delivery",
+    "Entry",
+    "Fate",
+    "Ledger",
+    "Listening",
+    "Settlement",
+    "Source",
+    "SweepReport",
+]

@@ -50,6 +50,11 @@ class Entry:
     output_etag: str
 
     @property
+    def output(self) -> ObjectRef:
+        """Without a key when there is none."""
+        return ObjectRef(self.output_bucket, self.output_key, self.output_etag)
+
+    @property
     def reopened(self) -> bool:
         """Seen again after it had a fate: only the store knows whether it is there."""
         return self.reason == SEEN_AGAIN
@@ -60,7 +65,7 @@ SEEN_AGAIN = "seen again"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Settlement:
     """The fate that a receipt gives an object."""
 
     ref: ObjectRef

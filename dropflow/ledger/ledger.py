@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dropflow.ledger.database import Database, now
-from dropflow.ledger.entries import Entry, Fate, Outcome, entry, naive, utc
+from dropflow.ledger.entries import Entry, Fate, Settlement, entry, naive, utc
 from dropflow.ledger.outbox import Outbox
 from dropflow.ledger.tables import deliveries, objects, story, unreadable
 from dropflow.ledger.transition import fail, transition
@@ -82,7 +82,7 @@ class Ledger:
     def close(self) -> None:
         self.database.close()
 
-    def record(self, created: Iterable[ObjectCreated], outcomes: Iterable[Outcome] = ()) -> int:
+    def record(self, created: Iterable[ObjectCreated], outcomes: Iterable[Settlement] = ()) -> int:
         """Store what is new as pending; returns how many are.
 
         A known object keeps its fate, unless its key held other bytes since, or it had vanished: then
@@ -217,7 +217,7 @@ class Ledger:
         with self.database.write() as db:
             return transition(db, entries, values, what)
 
-    def settle(self, outcomes: Iterable[Outcome]) -> list[tuple[Entry, Outcome]]:
+    def settle(self, outcomes: Iterable[Settlement]) -> list[tuple[Entry, Settlement]]:
         """Give objects the fate of their receipt; returns those whose fate changed.
 
         An older receipt never replaces a newer one; a replayed object waits for a newer one. Other
@@ -226,12 +226,12 @@ class Ledger:
         with self.database.write() as db:
             return self._settle(db, outcomes)
 
-    def _settle(self, db: sa.Connection, outcomes: Iterable[Outcome]) -> list[tuple[Entry, Outcome]]:
-        by_key: dict[tuple[str, str], list[Outcome]] = {}
+    def _settle(self, db: sa.Connection, outcomes: Iterable[Settlement]) -> list[tuple[Entry, Settlement]]:
+        by_key: dict[tuple[str, str], list[Settlement]] = {}
         for outcome in outcomes:
             by_key.setdefault((outcome.ref.bucket, outcome.ref.key), []).append(outcome)
         moment = now()
-        changed: list[tuple[Entry, Outcome]] = []
+        changed: list[tuple[Entry, Settlement]] = []
         siblings: list[int] = []
         for found in self._with_keys(db, list(by_key), lock=True):
             for outcome in by_key[found.ref.bucket, found.ref.key]:
@@ -273,12 +273,12 @@ class Ledger:
                 counts[place] = counts.get(place, 0) + (2 if found.receipt_at else 1)
         return counts
 
-    def outputs(self, keys: list[str]) -> set[tuple[str, str, str]]:
-        """Bucket, key and etag of the outputs, of these keys, that settled objects have."""
+    def outputs(self, keys: list[str]) -> set[str]:
+        """The identities of the outputs, of these keys, that settled objects have."""
         query = sa.select(objects.c.output_bucket, objects.c.output_key, objects.c.output_etag)
         with self.database.read() as db:
             found = db.execute(query.where(objects.c.output_key.in_(keys)))
-            return {(row.output_bucket, row.output_key, row.output_etag) for row in found}
+            return {ObjectRef(*row).identity for row in found}
 
     def find(self, bucket: str, key: str) -> list[Entry]:
         """Every known version of a key, newest first."""
@@ -355,7 +355,7 @@ class Ledger:
 _SETTLE = sa.update(objects).where(objects.c.id == sa.bindparam("row"))
 
 
-def _settled(found: Entry, outcome: Outcome, moment: datetime) -> dict[str, Any]:
+def _settled(found: Entry, outcome: Settlement, moment: datetime) -> dict[str, Any]:
     return {
         "row": found.id,
         "dataset": outcome.dataset,
@@ -373,7 +373,7 @@ def _settled(found: Entry, outcome: Outcome, moment: datetime) -> dict[str, Any]
     }
 
 
-def _news(found: Entry, outcome: Outcome) -> bool:
+def _news(found: Entry, outcome: Settlement) -> bool:
     if found.after:
         return outcome.receipt_at > found.after
     if found.fate not in (Fate.PROCESSED, Fate.REJECTED) or found.receipt_at is None:

@@ -22,8 +22,8 @@ SIZES = (500, 100, 10, 1)
 """Objects in a first, second, … delivery: one that kills its run is alone in the end."""
 MOST_KEY_BYTES = 200_000
 """Of one delivery's keys: Prefect refuses run parameters over 512 KiB."""
-LEASE = timedelta(seconds=15)
-"""A delivery not posted for so long has lost its listener."""
+LISTENER_LOST_AFTER = timedelta(seconds=15)
+"""For which a claimed delivery has not been posted."""
 
 
 class Outbox:
@@ -109,7 +109,7 @@ class Outbox:
     def unposted(self, holder: str) -> list[Delivery]:
         """Deliveries claimed but not posted: our own, and those whose listener is gone."""
         moment = now()
-        ours = sa.or_(deliveries.c.holder == holder, deliveries.c.claimed < moment - LEASE)
+        ours = sa.or_(deliveries.c.holder == holder, deliveries.c.claimed < moment - LISTENER_LOST_AFTER)
         query = sa.select(deliveries).where(deliveries.c.posted.is_(None), ours)
         with self._database.write() as db:
             rows = db.execute(query.with_for_update(skip_locked=True)).all()
