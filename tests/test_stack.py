@@ -123,9 +123,9 @@ def test_bad_file_is_rejected_with_its_reason(
     assert reason in run["state"]["message"] or len(run["parameters"]["keys"]) > MOST_TOLD
     wait_until(lambda: (running.fate(drop.ref.key) or ("",))[0] == "rejected", what="the ledger's fate")
     # Of files that were prepared in one run one mail tells, the first few by name.
-    subject = f"Rejected: {run['name']}"
-    mail = running.mailbox.wait_for(subject, 60)
+    mail = running.mailbox.wait_for(run["id"], 60)
     assert mail is not None
+    assert f"Rejected: {run['name']}" in subject_of(mail)
     told = [line for line in run["state"]["message"].splitlines() if f"/{name} " in line]
     assert all(line[:60] in " ".join(body_of(mail).split()) for line in told)
 
