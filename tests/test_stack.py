@@ -16,6 +16,7 @@ from conftest import Running, wait_until
 
 from dropflow import drops
 from dropflow.demo import body_of, subject_of
+from dropflow.errors import TransientError
 from dropflow.receipts import FINGERPRINT, SOURCE
 from dropflow.samples import churn_csv
 from flows.preprocess import MOST_TOLD
@@ -460,7 +461,14 @@ def test_a_killed_store_comes_back_with_its_objects(running: Running) -> None:
     drop = running.put("churn/survives.csv", GOOD)
     assert running.outcome(drop).fate == "processed"
     killed(running, "store", running.stack.supervisor.processes["store"].ready)
-    assert running.store.get("raw", drop.ref.key)[1] == GOOD
+
+    def content() -> bytes | None:
+        try:
+            return running.store.get("raw", drop.ref.key)[1]
+        except TransientError:
+            return None  # it answers before its volumes have reported to it
+
+    assert wait_until(content, 60) == GOOD
     assert running.outcome(running.put("churn/after-store.csv", GOOD)).fate == "processed"
 
 
