@@ -16,9 +16,15 @@ from dropflow.errors import AutomationError
 
 MANAGED = "dropflow"
 """The tag of automations this project made; others are never touched."""
-NOTIFICATION_BLOCK = "notification_block_id"
+NOTIFICATION_BLOCK, TRAIN_DEPLOYMENT = "notification_block_id", "train_deployment_id"
+"""Placeholders that some datasets have no value for: a file that uses one is not for them."""
 _ANY_ID = "00000000-0000-0000-0000-000000000000"
-SPECIMEN = {"dataset": "specimen", "deployment_id": _ANY_ID, NOTIFICATION_BLOCK: _ANY_ID}
+SPECIMEN = {
+    "dataset": "specimen",
+    "deployment_id": _ANY_ID,
+    NOTIFICATION_BLOCK: _ANY_ID,
+    TRAIN_DEPLOYMENT: _ANY_ID,
+}
 """Values that show whether a file can be filled in at all."""
 
 
@@ -30,8 +36,10 @@ class Definition:
     content: dict[str, Any]
 
     @property
-    def notifies(self) -> bool:
-        return f"${{{NOTIFICATION_BLOCK}}}" in json.dumps(self.content)
+    def optional(self) -> set[str]:
+        """The optional placeholders that the file uses."""
+        text = json.dumps(self.content)
+        return {name for name in (NOTIFICATION_BLOCK, TRAIN_DEPLOYMENT) if f"${{{name}}}" in text}
 
     def fill(self, values: Mapping[str, str]) -> AutomationCore:
         """The automation for one dataset, tagged with a hash of what it was made from.

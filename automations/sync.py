@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.schemas.automations import Automation, AutomationCore
 
-from automations.definitions import MANAGED, NOTIFICATION_BLOCK, Definition
+from automations.definitions import MANAGED, NOTIFICATION_BLOCK, TRAIN_DEPLOYMENT, Definition
 from dropflow.changes import Change
 
 PAGE = 100
 
 
 def sync(
-    definitions: list[Definition], deployments: dict[str, str], block_id: str | None
+    definitions: list[Definition], deployments: dict[str, dict[str, str]], block_id: str | None
 ) -> Iterator[Change]:
-    """Apply the definitions for every dataset (`deployments`: dataset to deployment id).
+    """Apply the definitions for every dataset (`deployments`: by dataset, the flows' deployment ids).
 
     An automation whose file and placeholders have not changed is left alone, for two reasons: an
     update resets its trigger's state, and someone may have adjusted it in the UI.
@@ -31,16 +31,17 @@ def sync(
 
 
 def _wanted(
-    definitions: list[Definition], deployments: dict[str, str], block_id: str | None
+    definitions: list[Definition], deployments: dict[str, dict[str, str]], block_id: str | None
 ) -> Iterator[AutomationCore]:
-    for definition in definitions:
-        if definition.notifies and not block_id:
-            continue
-        for dataset, deployment_id in deployments.items():
-            values = {"dataset": dataset, "deployment_id": deployment_id}
-            if block_id:
-                values[NOTIFICATION_BLOCK] = block_id
-            yield definition.fill(values)
+    for dataset, ids in deployments.items():
+        values = {"dataset": dataset, "deployment_id": ids["preprocess"]}
+        if "train" in ids:
+            values[TRAIN_DEPLOYMENT] = ids["train"]
+        if block_id:
+            values[NOTIFICATION_BLOCK] = block_id
+        for definition in definitions:
+            if definition.optional <= values.keys():
+                yield definition.fill(values)
 
 
 def _managed(client: SyncPrefectClient) -> Iterator[Automation]:

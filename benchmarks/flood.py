@@ -21,7 +21,7 @@ from rich.table import Table
 
 from dropflow.apply import apply
 from dropflow.audit import audit
-from dropflow.datasets import load_datasets
+from dropflow.declarations import load_datasets
 from dropflow.embedded.stack import Stack
 from dropflow.ledger import Ledger
 from dropflow.logs import log_to_stderr

@@ -30,7 +30,7 @@ import uvicorn
 from minio import Minio
 from pydantic import SecretStr
 
-from dropflow.datasets import load_datasets
+from dropflow.declarations import load_datasets
 from dropflow.ledger import Ledger
 from dropflow.objects import ObjectCreated
 from dropflow.settings import PROJECT, load_settings

@@ -26,7 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
-from dropflow.datasets import Dataset, Datasets, load_datasets
+from dropflow.datasets import Dataset, Datasets
+from dropflow.declarations import load_datasets
 from dropflow.embedded.processes import free_port
 from dropflow.embedded.stores import StoreAccess, Webhook, seaweedfs
 from dropflow.errors import TransientError

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from dropflow.changes import Change
-from dropflow.datasets import load_datasets
+from dropflow.declarations import load_datasets
 from dropflow.prefect_env import export_prefect_environment
 from dropflow.settings import Settings
 
@@ -26,11 +26,12 @@ def apply(settings: Settings) -> Iterator[Change]:
         definition.fill(SPECIMEN)
     check_urls(settings.notify_urls)
     yield ensure_work_pool(settings.work_pool)
-    deployments = {}
+    deployments: dict[str, dict[str, str]] = {}
     for change, deployment_id in sync_deployments(datasets, settings.work_pool):
         yield change
         if change.action != "removed":
-            deployments[change.name.removeprefix("preprocess/")] = deployment_id
+            flow, _, dataset = change.name.partition("/")
+            deployments.setdefault(dataset, {})[flow] = deployment_id
     block_id, saved = save_block(settings.notify_urls)
     if saved:
         yield saved

@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 
 from dropflow import __version__, drops
-from dropflow.datasets import load_datasets
+from dropflow.declarations import load_datasets
 from dropflow.errors import DropflowError, PermanentError, SettingsError, TransientError
 from dropflow.ledger import Fate, Ledger
 from dropflow.logs import log_to_stderr
@@ -513,7 +513,7 @@ def _print_outcome(settings: Settings, outcome: drops.Outcome) -> None:
         out.print(f"  {escape(printable(outcome.reason, 2000))}", soft_wrap=True)
     if receipt := outcome.receipt:
         if receipt.output_url:
-            out.print(f"  {receipt.rows_in:,} rows in, {receipt.rows_out:,} out", soft_wrap=True)
+            out.print(f"  {escape(printable(receipt.summary, 400))}", soft_wrap=True)
             out.print(f"  {escape(printable(receipt.output_url, 400))}", soft_wrap=True)
         for step in receipt.steps:
             out.print(f"  {step.name}: {escape(step.detail)}", soft_wrap=True)

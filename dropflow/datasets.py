@@ -1,95 +1,29 @@
 """Datasets: which objects belong to a kind of file, what they must look like, how they are prepared."""
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, field_validator, model_validator
 from wcmatch import glob
 
+from dropflow.columns import Column, ColumnName, Known, Strict
 from dropflow.errors import DatasetError
-
-Imputation = Literal["mean", "median", "most_frequent"]
-Encoding = Literal["onehot", "ordinal"]
-Scaling = Literal["standard", "minmax", "robust"]
-ColumnName = Annotated[str, StringConstraints(min_length=1)]
+from dropflow.formats import Reading
+from dropflow.recipes import Step
+from dropflow.trainings import Training
+from dropflow.words import did_you_mean
 
 GLOB_FLAGS = glob.GLOBSTAR | glob.BRACE | glob.DOTGLOB | glob.FORCEUNIX | glob.CASE
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 _SPAN = re.compile(r"[0-9]+(\.[0-9]+)?[smh]")
+_FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+_VERSION = re.compile(r"v[1-9][0-9]*")
 _MAGIC = re.compile(r"[*?\[{!]")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Column(_Strict):
-    """What one column must hold. `min` and `max` are inclusive; `values` lists the categories."""
-
-    type: Literal["number", "category", "text"]
-    min: float | None = None
-    max: float | None = None
-    values: tuple[str, ...] | None = None
-    nullable: bool = False
-
-    @model_validator(mode="after")
-    def _fitting_options(self) -> Self:
-        if self.type != "number" and (self.min is not None or self.max is not None):
-            raise ValueError("min and max belong to columns of type number")
-        if self.type != "category" and self.values is not None:
-            raise ValueError("values belong to columns of type category")
-        return self
-
-
-class Scale(_Strict):
-    """Scale numeric columns: standard (mean 0, deviation 1), minmax (0 to 1) or robust (quartiles)."""
-
-    method: Scaling = "standard"
-    columns: tuple[ColumnName, ...] = Field(min_length=1)
-
-
-class Step(_Strict):
-    """One step of a recipe: exactly one of the fields is set."""
-
-    drop: tuple[ColumnName, ...] | None = None
-    impute: dict[ColumnName, Imputation] | None = None
-    encode: dict[ColumnName, Encoding] | None = None
-    scale: Scale | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if len(self.model_fields_set) != 1 or not self.options:
-            raise ValueError(f"expected exactly one of {', '.join(type(self).model_fields)}")
-        return self
-
-    @property
-    def kind(self) -> str:
-        return next(iter(self.model_fields_set))
-
-    @property
-    def options(self) -> Any:
-        return getattr(self, self.kind)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.options.columns if self.scale else tuple(self.options)
-
-
-class Readiness(_Strict):
+class Readiness(Strict):
     """When an object may be prepared: immediately, once its key is quiet, or once a marker is there."""
 
     quiet_seconds: float = Field(0, ge=0, le=86_400)
@@ -110,7 +44,59 @@ class Readiness(_Strict):
         raise ValueError("expected immediately, quiet 30s (or 5m, 1h), or marker NAME (a plain file name)")
 
 
-class Dataset(_Strict):
+class Fit(Strict):
+    """Whether every file is fitted on its own, or one file teaches and the others are only transformed."""
+
+    mode: Literal["each", "reference"] = "each"
+    version: int | None = Field(None, ge=1, description="the one preprocessor to use; None: the latest")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        match value.split():
+            case ["each" | "reference" as mode]:
+                return {"mode": mode}
+            case ["reference", version] if _VERSION.fullmatch(version):
+                return {"mode": "reference", "version": int(version[1:])}
+        raise ValueError("expected each, reference, or reference v3 (one version for good)")
+
+
+class Drift(Strict):
+    """How far a file may be from the reference: PSI of the binned column, KS of the two distributions."""
+
+    psi: float = Field(0.25, gt=0)
+    ks: float = Field(0.2, gt=0, le=1)
+    then: Literal["warn", "reject", "ignore"] = "warn"
+
+
+class Split(Strict):
+    """A column `split` says train or test; everything that is fitted is fitted on train."""
+
+    test_size: float = Field(0.33, gt=0, lt=1)
+    stratify: ColumnName | None = None
+    seed: int = 42
+
+
+class Quarantine(Strict):
+    """Rows that break the contract are set aside; with more than this share the file is rejected."""
+
+    max_share: float = Field(0.05, ge=0, le=1)
+
+
+class Output(Strict):
+    """The prepared object's format; categories of CSV are text."""
+
+    format: Literal["parquet", "csv", "arrow"] = "parquet"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"format": value} if isinstance(value, str) else value
+
+
+class Dataset(Strict):
     """A named kind of file, as `datasets/<name>.yaml` declares it."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
@@ -119,8 +105,21 @@ class Dataset(_Strict):
     output_bucket: Annotated[str, StringConstraints(pattern=_BUCKET)] = "processed"
     columns: dict[ColumnName, Column] = Field(min_length=1)
     unknown_columns: Literal["drop", "keep", "reject"] = "drop"
+    missing_columns: Literal["reject", "fill"] = Field("reject", description="fill: nullable ones with gaps")
+    column_order: Literal["any", "declared"] = "any"
+    quarantine: Quarantine = Field(default_factory=Quarantine)
+    read: Reading = Field(default_factory=Reading)
+    prepare: Annotated[str, StringConstraints(pattern=_FUNCTION)] | None = Field(
+        None, description="module:function, from frame to frame, before the steps"
+    )
     target: ColumnName | None = None
-    steps: tuple[Step, ...] = Field(min_length=1)
+    steps: tuple[Step, ...] = ()
+    split: Split | None = None
+    fit: Fit = Field(default_factory=Fit)
+    unknown_categories: Literal["warn", "reject"] = "warn"
+    drift: Drift = Field(default_factory=Drift)
+    output: Output = Field(default_factory=Output)
+    train: Training | None = None
     ready: Readiness = Field(default_factory=Readiness)
     schedule: str | None = Field(None, description="cron; every run prepares what has no receipt yet")
     timezone: str = "UTC"
@@ -145,32 +144,23 @@ class Dataset(_Strict):
     @model_validator(mode="after")
     def _known_columns(self) -> Self:
         """Follow the columns through the steps, so that a typo is found before a file arrives."""
-        present = set(self.columns)
+        known = {name: Known(c.type, c.nullable) for name, c in self.columns.items()}
+        if self.prepare:
+            # A function may add what it likes.
+            known["*"] = Known("number")
         for number, step in enumerate(self.steps, 1):
-            for column in step.columns:
-                # Columns the contract does not list can only pass through untouched.
-                if column not in present:
-                    raise ValueError(
-                        f"step {number} ({step.kind}) names the column {column!r}, which is not there "
-                        f"at that point{did_you_mean(column, present)}"
-                    )
-            self._check_types(number, step)
-            gone = step.drop or [c for c, how in (step.encode or {}).items() if how == "onehot"]
-            present -= set(gone)
-        if self.target and self.target not in present:
+            try:
+                known = step.follow(known, self.target)
+            except ValueError as error:
+                raise ValueError(f"step {number} ({step.kind}) {error}") from error
+        if self.target and not {self.target, f"{self.target}_*", "*"} & known.keys():
             raise ValueError(f"target {self.target!r} is no column of the output")
+        if self.split and self.split.stratify not in {None, *self.columns} and not self.prepare:
+            near = did_you_mean(str(self.split.stratify), self.columns)
+            raise ValueError(f"split: there is no column {self.split.stratify!r} to stratify by{near}")
+        if self.split and "split" in known:
+            raise ValueError("split: the output has a column of that name already: rename or drop it")
         return self
-
-    def _check_types(self, number: int, step: Step) -> None:
-        encoded = {c for s in self.steps[: number - 1] for c in s.encode or {}}
-        numeric = step.scale.columns if step.scale else ()
-        numeric += tuple(c for c, how in (step.impute or {}).items() if how != "most_frequent")
-        for column in numeric:
-            if self.columns[column].type != "number" and column not in encoded:
-                raise ValueError(
-                    f"step {number} ({step.kind}) needs numbers, but {column!r} is of type "
-                    f"{self.columns[column].type}"
-                )
 
     @property
     def bucket(self) -> str:
@@ -193,7 +183,7 @@ class Dataset(_Strict):
         return [re.compile(p) for p in glob.translate(self.match, flags=GLOB_FLAGS)[0]]
 
     def output_key(self, key: str) -> str:
-        """Where the prepared object goes: <dataset>/<path below the prefix without ending>.parquet.
+        """Where the prepared object goes: <dataset>/<path below the prefix without ending>.<format>.
 
         Distinct keys of the dataset never share an output: an ending other than the pattern's own
         stays in the name.
@@ -202,7 +192,7 @@ class Dataset(_Strict):
         folder, slash, name = path.rpartition("/")
         suffix = "." + self.match.rpartition("*.")[2] if "*." in self.match else ""
         stem = name.removesuffix(suffix) if suffix and not _MAGIC.search(suffix) else name
-        return f"{self.name}/{folder}{slash}{stem}.parquet"
+        return f"{self.name}/{folder}{slash}{stem}.{self.output.format}"
 
     def marker_key(self, key: str) -> str:
         """The marker of the key's folder, with `ready: marker NAME`."""
@@ -211,7 +201,7 @@ class Dataset(_Strict):
 
     def source_key(self, output_key: str) -> str | None:
         """A key whose output this is; None when no key of the dataset has such an output."""
-        path = output_key.removeprefix(f"{self.name}/").removesuffix(".parquet")
+        path = output_key.removeprefix(f"{self.name}/").removesuffix(f".{self.output.format}")
         suffix = "." + self.match.rpartition("*.")[2] if "*." in self.match else ""
         candidates = (f"{self.prefix}{path}{suffix}", f"{self.prefix}{path}")
         return next((key for key in candidates if self.output_key(key) == output_key), None)
@@ -220,11 +210,6 @@ class Dataset(_Strict):
 def canary_prefix(dataset: Dataset) -> str:
     """Where the listener drops the objects by which it tests the whole path."""
     return f"{dataset.prefix}_canary/"
-
-
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @dataclass(frozen=True)
@@ -264,98 +249,3 @@ class Datasets:
             return None, f"belongs to several datasets ({names}): make their match patterns disjoint"
         patterns = ", ".join(f"{d.name}: {d.match}" for d in self.by_name.values())
         return None, f"outside every dataset ({patterns})"
-
-
-def load_datasets(folder: Path) -> Datasets:
-    """Read every `*.yaml` in `folder`. Raises DatasetError naming file, line and what was expected."""
-    if not folder.is_dir():
-        raise DatasetError(f"there is no folder {folder}: set DROPFLOW_DATASETS_DIR")
-    datasets: dict[str, Dataset] = {}
-    problems: list[str] = []
-    for path in sorted(folder.glob("*.yaml")):
-        try:
-            dataset = load_dataset(path)
-        except DatasetError as error:
-            problems.append(str(error))
-            continue
-        if dataset.name in datasets:
-            problems.append(f"{path}: another file already declares the dataset {dataset.name!r}")
-        datasets[dataset.name] = dataset
-    problems += _loops(datasets, folder)
-    if problems:
-        raise DatasetError("\n".join(problems))
-    if not datasets:
-        raise DatasetError(f"{folder} has no *.yaml: every dataset is one file there")
-    return Datasets(datasets)
-
-
-def _loops(datasets: dict[str, Dataset], folder: Path) -> Iterator[str]:
-    """Outputs must never land where another dataset takes its input."""
-    for name, dataset in datasets.items():
-        for other in datasets.values():
-            if dataset.output_bucket == other.bucket and other is not dataset:
-                yield (
-                    f"{folder / name}.yaml: outputs go to {dataset.output_bucket!r}, where the dataset "
-                    f"{other.name!r} takes its input; choose another output_bucket"
-                )
-
-
-def load_dataset(path: Path) -> Dataset:
-    """Read one dataset file. Raises DatasetError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DatasetError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{path}:1: expected a mapping with name, match, columns and steps")
-    try:
-        return Dataset.model_validate(content)
-    except ValidationError as error:
-        lines = [
-            f"{path}:{_line(text, p['loc'])}: {_problem(dict(p))}" for p in error.errors(include_url=False)
-        ]
-        raise DatasetError("\n".join(dict.fromkeys(lines))) from error
-
-
-def _problem(problem: dict[str, Any]) -> str:
-    loc = [str(part) for part in problem["loc"]]
-    where = ".".join(loc)
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(loc[:-1])
-        return f"{where}: unknown field{did_you_mean(loc[-1], known)} (expected {', '.join(known)})"
-    if problem["type"] == "missing":
-        return f"{where}: this field is required"
-    if problem["type"] == "literal_error":
-        # get_close_matches needs the plain words, which pydantic quotes in `expected`.
-        words = re.findall(r"'([^']*)'", str(problem["ctx"]["expected"]))
-        return f"{where}: expected {', '.join(words)}{did_you_mean(str(problem['input']), words)}"
-    return f"{where}: {message}" if where else message
-
-
-def _fields_at(loc: list[str]) -> list[str]:
-    model: type[BaseModel] = Dataset
-    for part in loc:
-        if part in model.model_fields:
-            inner = [c for c in (Column, Step, Scale) if c.__name__ in str(model.model_fields[part])]
-            model = inner[0] if inner else model
-    return list(model.model_fields)
-
-
-def _line(text: str, loc: tuple[Any, ...]) -> int:
-    """The line (from 1) of the innermost node of `loc` that the file has."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    line = 1
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if pair is None:
-                break
-            line, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line

@@ -21,7 +21,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dropflow import drops
 from dropflow.apply import apply
-from dropflow.datasets import load_datasets
+from dropflow.declarations import load_datasets
 from dropflow.embedded.processes import LOOPBACK, free_port
 from dropflow.embedded.stack import Stack
 from dropflow.errors import SettingsError

@@ -125,7 +125,7 @@ def _receipt(store: ObjectStore, dataset: Dataset, ref: ObjectRef, story: Story)
 def _told(receipt: Receipt) -> str:
     what = f"receipt: {receipt.fate} under recipe {receipt.fingerprint}"
     if receipt.output_key:
-        what += f", {receipt.rows_in:,} rows in, {receipt.rows_out:,} out: {receipt.output_url}"
+        what += f", {receipt.summary}: {receipt.output_url}"
     return (
         what
         + (f": {printable(receipt.reason, 1000)}" if receipt.reason else "")

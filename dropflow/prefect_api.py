@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import httpx
 from pydantic import TypeAdapter
@@ -15,7 +15,7 @@ from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
 from dropflow.retry import retry
 
-OBJECT_CREATED = "object.created"
+OBJECT_CREATED, DATASET_PROCESSED = "object.created", "dataset.processed"
 PAGE, MOST_PAGES = 200, 25
 REFUSALS = (400, 409, 413, 422)
 """Answers that are about this one event; others are about address or permission."""
@@ -30,22 +30,33 @@ def object_created_event(
 
     Prefect takes events of the same id, some minutes apart at most, for one.
     """
+    payload = {
+        "bucket": refs[0].bucket,
+        "force": force,
+        "objects": [{"key": r.key, "etag": r.etag, "size": r.size, "version_id": r.version_id} for r in refs],
+    }
+    return _event(OBJECT_CREATED, dataset, payload, event_id)
+
+
+def dataset_processed_event(dataset: str, keys: list[str], run_id: str) -> dict[str, Any]:
+    """The event an automation turns into a training run: the raw keys that were prepared.
+
+    A run tells once, however often it is tried.
+    """
+    event_id = str(uuid5(NAMESPACE_URL, f"{DATASET_PROCESSED}:{run_id}"))
+    return _event(DATASET_PROCESSED, dataset, {"keys": keys, "run_id": run_id}, event_id)
+
+
+def _event(name: str, dataset: str, payload: dict[str, Any], event_id: str) -> dict[str, Any]:
     return {
         "id": event_id or str(uuid4()),
         "occurred": datetime.now(UTC).isoformat(),
-        "event": OBJECT_CREATED,
+        "event": name,
         "resource": {
             "prefect.resource.id": f"dropflow.dataset.{dataset}",
             "prefect.resource.name": dataset,
         },
-        "payload": {
-            "dataset": dataset,
-            "bucket": refs[0].bucket,
-            "force": force,
-            "objects": [
-                {"key": r.key, "etag": r.etag, "size": r.size, "version_id": r.version_id} for r in refs
-            ],
-        },
+        "payload": {"dataset": dataset, **payload},
     }
 
 

@@ -48,6 +48,14 @@ class Receipt(BaseModel):
     output_etag: str = ""
     rows_in: int | None = None
     rows_out: int | None = None
+    quarantined: int = 0
+    """Rows set aside because they break the contract; they are in `quarantine_key`."""
+    filtered: int = 0
+    quarantine_key: str = ""
+    report_key: str = ""
+    preprocessor: str = ""
+    """Version of the stored one that was applied; "" where the file was fitted on its own."""
+    warnings: tuple[str, ...] = ()
     steps: tuple[StepDone, ...] = ()
     flow_run_id: str = ""
     written_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
@@ -58,19 +66,32 @@ class Receipt(BaseModel):
         return ObjectRef(self.output_bucket, self.output_key, self.output_etag)
 
     @property
+    def summary(self) -> str:
+        """Rows in and out: in = out + quarantined + filtered."""
+        told = f"{self.rows_in or 0:,} rows in, {self.rows_out or 0:,} out"
+        told += f", {self.quarantined:,} quarantined" if self.quarantined else ""
+        told += f", {self.filtered:,} filtered" if self.filtered else ""
+        return "; ".join((told, *self.warnings))
+
+    @property
     def output_url(self) -> str:
         return self.output.url if self.output_key else ""
 
 
-def _folder(dataset: Dataset, key: str) -> str:
-    folder = f"{PREFIX}{dataset.name}/{key}/"
+def _folder(dataset: Dataset, key: str, prefix: str = PREFIX) -> str:
+    folder = f"{prefix}{dataset.name}/{key}/"
     if len(folder.encode()) > LONGEST_FOLDER:
-        return f"{PREFIX}{dataset.name}/~{hashlib.sha256(key.encode()).hexdigest()}/"
+        return f"{prefix}{dataset.name}/~{hashlib.sha256(key.encode()).hexdigest()}/"
     return folder
 
 
 def receipt_key(dataset: Dataset, ref: ObjectRef, fingerprint: str) -> str:
     return f"{_folder(dataset, ref.key)}{ref.etag}.{fingerprint}.json"
+
+
+def companion_key(prefix: str, dataset: Dataset, ref: ObjectRef, fingerprint: str, ending: str) -> str:
+    """Where something else is kept that belongs to the same object and recipe as a receipt."""
+    return f"{_folder(dataset, ref.key, prefix)}{ref.etag}.{fingerprint}.{ending}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,85 +1,179 @@
 """Does a frame hold what its dataset promises? Pure pandas."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import pandas as pd
 
-from dropflow.datasets import Column, Dataset, did_you_mean
+from dropflow.columns import Column
+from dropflow.datasets import Dataset
 from dropflow.errors import RejectedError
 from dropflow.objects import printable
+from dropflow.words import did_you_mean
+from flows.transformers import to_booleans, to_datetimes, to_numbers, to_texts
 
 MOST_PROBLEMS = 5
 """A reason must be readable on a phone."""
 
 
-def validate(frame: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    """The columns of the contract (and kept unknown ones), numbers parsed, order as in the file.
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with one column. `rows`: a mask of the frame's rows."""
 
-    Shape (rows, columns) in: any; out: the same rows. Raises RejectedError listing what breaks the
-    contract, each with column, count and the first data row (the header is row 0).
+    column: str
+    rows: pd.Series
+    what: str
+    shown: bool
+    """Whether the value says more than that it is missing."""
+
+    def told(self, series: pd.Series) -> str:
+        """The problem with the first bad value and its row."""
+        count = int(self.rows.sum())
+        first = int(self.rows.to_numpy().argmax())
+        value = f" {printable(repr(series.iloc[[first]].tolist()[0]), 40)}" if self.shown else ""
+        others = f" (and {count - 1:,} more rows)" if count > 1 else ""
+        return f"column {self.column}: the value{value} in data row {first + 1} {self.what}{others}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A frame and its rows that hold the contract, with those that do not set aside.
+
+    `good`: columns parsed, the index is the row's number in the file from 0. `bad`: as read, with the
+    same index and columns `_row` (from 1) and `_reason` in front.
     """
-    _check_names(frame, dataset)
-    known = [name for name in frame.columns if name in dataset.columns]
-    if dataset.unknown_columns == "drop":
-        frame = frame[known]
-    problems: list[str] = []
-    checked = frame.copy()
-    for name in known:
-        series, found = _check(frame[name], dataset.columns[name])
-        checked[name] = series
+
+    good: pd.DataFrame
+    bad: pd.DataFrame
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Number of rows by problem, without their values."""
+    examples: dict[str, str] = field(default_factory=dict)
+
+
+def validate(frame: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """The frame parsed, all rows of it. Raises RejectedError listing whatever breaks the contract."""
+    checked = check(frame, dataset, max_share=0.0)
+    return checked.good
+
+
+def check(
+    frame: pd.DataFrame, dataset: Dataset, *, max_share: float | None = None, serving: bool = False
+) -> Checked:
+    """The columns of the contract (and kept unknown ones), parsed, order as in the file.
+
+    Shape (rows, columns) in: any; out: the good rows and the bad ones. Raises RejectedError when columns
+    are missing or unknown against the dataset's will, or more than `max_share` of the rows are bad
+    (default: the dataset's). Each problem is told with column, count and the first data row (the header
+    is row 0). `serving`: the target may be missing.
+    """
+    share = dataset.quarantine.max_share if max_share is None else max_share
+    parsed = _with_columns(frame.reset_index(drop=True), dataset, serving=serving)
+    raw = parsed.copy(deep=False)
+    problems: list[Problem] = []
+    for name in [name for name in parsed.columns if name in dataset.columns]:
+        parsed[name], found = _check(parsed[name], dataset.columns[name])
         problems += found
-    if problems:
-        more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
-        raise RejectedError("; ".join(problems[:MOST_PROBLEMS]) + more)
-    return checked
+    bad = np.zeros(len(parsed), dtype=bool)
+    for problem in problems:
+        bad |= problem.rows.to_numpy()
+    if bad.any() and (bad.sum() > share * len(parsed) or bad.all()):
+        raise RejectedError(_told(problems, raw, int(bad.sum()), share))
+    if not bad.any():
+        return Checked(parsed, raw[:0])
+    reasons = {f"column {p.column}: {p.what}": int(p.rows.sum()) for p in problems}
+    examples = {f"column {p.column}: {p.what}": p.told(raw[p.column]) for p in problems}
+    return Checked(parsed[~bad], _set_aside(raw, bad, problems), reasons, examples)
 
 
-def _check_names(frame: pd.DataFrame, dataset: Dataset) -> None:
-    missing = [name for name in dataset.columns if name not in frame.columns]
+def _set_aside(raw: pd.DataFrame, bad: np.ndarray, problems: list[Problem]) -> pd.DataFrame:
+    reasons = pd.Series("", index=raw.index[bad], dtype=object)
+    for problem in problems:
+        rows = problem.rows[bad]
+        before = reasons[rows]
+        reasons[rows] = (
+            before + before.map(lambda text: "; " if text else "") + f"{problem.column} {problem.what}"
+        )
+    rejected = raw[bad].copy()
+    rejected.insert(0, "_reason", reasons)
+    rejected.insert(0, "_row", rejected.index + 1)
+    return rejected
+
+
+def _told(problems: list[Problem], raw: pd.DataFrame, bad: int, share: float) -> str:
+    told = [problem.told(raw[problem.column]) for problem in problems[:MOST_PROBLEMS]]
+    if len(problems) > MOST_PROBLEMS:
+        told.append(f"and {len(problems) - MOST_PROBLEMS} more")
+    if share and len(raw) > 1:
+        told.append(f"{bad:,} of {len(raw):,} rows are bad, more than {share:.0%} may be set aside")
+    return "; ".join(told)
+
+
+def _with_columns(frame: pd.DataFrame, dataset: Dataset, *, serving: bool) -> pd.DataFrame:
+    """The columns that are wanted; missing ones with gaps where that is allowed."""
+    optional = {dataset.target} if serving else set()
+    missing = [name for name in dataset.columns if name not in frame.columns and name not in optional]
     unknown = [str(name) for name in frame.columns if name not in dataset.columns]
-    if missing:
-        close = did_you_mean(missing[0], unknown)
+    lacking = [
+        name for name in missing if dataset.missing_columns == "reject" or not dataset.columns[name].nullable
+    ]
+    if lacking:
+        close = did_you_mean(lacking[0], unknown)
         raise RejectedError(
-            f"lacks the columns {', '.join(missing)}; it has "
+            f"lacks the columns {', '.join(lacking)}; it has "
             f"{printable(', '.join(map(str, frame.columns)), 200)}{close}"
         )
     if unknown and dataset.unknown_columns == "reject":
         raise RejectedError(f"has unknown columns: {printable(', '.join(unknown), 200)}")
+    there = [name for name in frame.columns if name in dataset.columns]
+    if dataset.column_order == "declared" and there != [n for n in dataset.columns if n in there]:
+        raise RejectedError(
+            f"has its columns in another order than declared: {printable(', '.join(there), 200)}"
+        )
+    if dataset.unknown_columns == "drop":
+        frame = frame[there]
+    return frame.assign(**dict.fromkeys(missing, np.nan)) if missing else frame.copy(deep=False)
 
 
-def _check(series: pd.Series, column: Column) -> tuple[pd.Series, list[str]]:
-    problems: list[str] = []
+def _check(series: pd.Series, column: Column) -> tuple[pd.Series, list[Problem]]:
+    problems: list[Problem] = []
+
+    def complain(rows: pd.Series, what: str, *, shown: bool = True) -> None:
+        if rows.any():
+            problems.append(Problem(str(series.name), rows, what, shown))
+
+    parsed = _parsed(series, column)
+    unreadable = parsed.isna() & series.notna()
+    complain(unreadable, UNREADABLE[column.type])
     if column.type == "number":
-        series, problems = _numbers(series, column)
-    elif column.type == "category":
-        # Plain objects with NaN for gaps: what scikit-learn's imputers and encoders expect.
-        series = series.astype(object).where(series.notna(), np.nan)
-        if column.values is not None:
-            allowed = series.isin(column.values) | series.isna()
-            problems = _complain(series, ~allowed, f"is none of {', '.join(column.values)}")
+        complain(parsed.abs() == float("inf"), "is not finite")
+        if column.min is not None:
+            complain(parsed < column.min, f"is below {column.min:g}")
+        if column.max is not None:
+            complain(parsed > column.max, f"is above {column.max:g}")
+    if column.values is not None:
+        complain(~(parsed.isin(column.values) | parsed.isna()), f"is none of {', '.join(column.values)}")
+    if column.unique:
+        complain(parsed.duplicated() & parsed.notna(), "is there before: values must be unique")
     if not column.nullable:
-        problems += _complain(series, series.isna(), "is missing", show=False)
-    return series, problems
+        complain(series.isna(), "is missing", shown=False)
+    return parsed, problems
 
 
-def _numbers(series: pd.Series, column: Column) -> tuple[pd.Series, list[str]]:
-    if series.dtype == bool:
-        series = series.astype(object).astype(str)
-    numbers = pd.to_numeric(series, errors="coerce")
-    problems = _complain(series, numbers.isna() & series.notna(), "is no number")
-    problems += _complain(series, numbers.abs() == float("inf"), "is not finite")
-    if column.min is not None:
-        problems += _complain(series, numbers < column.min, f"is below {column.min:g}")
-    if column.max is not None:
-        problems += _complain(series, numbers > column.max, f"is above {column.max:g}")
-    return numbers, problems
+UNREADABLE = {
+    "number": "is no number",
+    "datetime": "is no date and time",
+    "boolean": "is neither true nor false",
+    "category": "is no text",
+    "text": "is no text",
+}
 
 
-def _complain(series: pd.Series, bad: pd.Series, what: str, *, show: bool = True) -> list[str]:
-    """One problem naming the first bad value and its line, or none."""
-    count = int(bad.sum())
-    if not count:
-        return []
-    first = int(bad.to_numpy().argmax())
-    value = f" {printable(repr(series.iloc[[first]].tolist()[0]), 40)}" if show else ""
-    others = f" (and {count - 1:,} more rows)" if count > 1 else ""
-    return [f"column {series.name}: the value{value} in data row {first + 1} {what}{others}"]
+def _parsed(series: pd.Series, column: Column) -> pd.Series:
+    if column.type == "number":
+        # Left to itself, pandas takes True for 1.
+        return to_numbers(series.astype(object).astype(str) if series.dtype == bool else series)
+    if column.type == "datetime":
+        return to_datetimes(series, column.format)
+    if column.type == "boolean":
+        return to_booleans(series)
+    return to_texts(series)

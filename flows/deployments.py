@@ -1,10 +1,12 @@
-"""Deployments: one `preprocess/<dataset>` per dataset, in the project's work pool."""
+"""Deployments of the flows for each dataset, in the project's work pool."""
 
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
@@ -22,6 +24,7 @@ from prefect.types.entrypoint import EntrypointType
 from dropflow.changes import Change
 from dropflow.datasets import Dataset, Datasets
 from flows.preprocess import preprocess
+from flows.train import train
 from flows.worker import WarmWorker
 
 MANAGED = "dropflow"
@@ -46,62 +49,87 @@ def ensure_work_pool(name: str) -> Change:
     return Change("work pool", name, "unchanged")
 
 
-def sync_deployments(datasets: Datasets, work_pool: str) -> Iterator[tuple[Change, str]]:
-    """Create or update a deployment per dataset and remove those of datasets that are gone.
+@dataclass(frozen=True)
+class Wanted:
+    """One deployment as it should be."""
 
-    Yields each change with the deployment's id. What has not changed is left alone: applying again
-    would delete its scheduled runs and undo a pause made in the UI.
+    flow: Flow[..., Any]
+    dataset: Dataset
+    fields: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.flow.name}/{self.dataset.name}"
+
+    def version(self, work_pool: str) -> str:
+        schedule = self.fields.get("schedule")
+        plain = {name: value for name, value in self.fields.items() if name != "schedule"}
+        parts = [plain, schedule.model_dump() if schedule else None, self.flow.parameters.model_dump()]
+        text = json.dumps([*parts, work_pool], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def apply(self, work_pool: str) -> str:
+        deployment = self.flow.to_deployment(
+            name=self.dataset.name,
+            version=self.version(work_pool),
+            parameters={"dataset": self.dataset.name},
+            tags=[MANAGED, f"dataset:{self.dataset.name}"],
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            **self.fields,
+        )
+        assert isinstance(deployment, RunnerDeployment)  # a coroutine only where an event loop runs
+        return str(deployment.apply(work_pool_name=work_pool))
+
+
+def wanted(datasets: Datasets) -> Iterator[Wanted]:
+    """`preprocess/<name>` for each dataset, and `train/<name>` for those with a `train:` section."""
+    for dataset in datasets.by_name.values():
+        about = f"{dataset.description}\n\n" if dataset.description else ""
+        schedule = None
+        if dataset.schedule:
+            schedule = CronSchedule(cron=dataset.schedule, timezone=dataset.timezone)
+        text = (
+            f"{about}Prepares `{dataset.match}` into `{dataset.output_bucket}`. Custom run: give keys and, "
+            "if you like, another way to fill gaps, another split, or steps to leave out."
+        )
+        yield Wanted(preprocess, dataset, {"description": text, "schedule": schedule})
+        if dataset.train:
+            text = (
+                f"{about}Trains a {dataset.train.model} for `{dataset.target}` on prepared objects, and says "
+                "whether it is better than the best so far."
+            )
+            yield Wanted(train, dataset, {"description": text})
+
+
+def sync_deployments(datasets: Datasets, work_pool: str) -> Iterator[tuple[Change, str]]:
+    """Create or update the deployments and remove those of datasets that are gone.
+
+    Yields each change, named as `flow/dataset`, with the deployment's id. What has not changed is left
+    alone: applying again would delete its scheduled runs and undo a pause made in the UI.
     """
     with get_client(sync_client=True) as client:
-        known = {d.name: d for d in _managed(client)}
-        for name, dataset in datasets.by_name.items():
-            version = _version(dataset, work_pool)
-            old = known.pop(name, None)
-            if old and old.version == version:
-                yield Change("deployment", f"preprocess/{name}", "unchanged"), str(old.id)
+        known = {
+            f"{one.name}/{found.name}": found
+            for one in (preprocess, train)
+            for found in _managed(client, one)
+        }
+        for new in wanted(datasets):
+            old = known.pop(new.name, None)
+            if old and old.version == new.version(work_pool):
+                yield Change("deployment", new.name, "unchanged"), str(old.id)
                 continue
-            new = _apply(dataset, work_pool, version)
-            yield Change("deployment", f"preprocess/{name}", "updated" if old else "created"), new
+            yield Change("deployment", new.name, "updated" if old else "created"), new.apply(work_pool)
         for name, gone in known.items():
             client.delete_deployment(gone.id)
-            yield Change("deployment", f"preprocess/{name}", "removed"), str(gone.id)
+            yield Change("deployment", name, "removed"), str(gone.id)
 
 
-def _managed(client: SyncPrefectClient) -> list[DeploymentResponse]:
+def _managed(client: SyncPrefectClient, of: Flow[..., Any]) -> list[DeploymentResponse]:
     tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[MANAGED]))
-    ours = FlowFilter(name=FlowFilterName(any_=[preprocess.name]))
+    ours = FlowFilter(name=FlowFilterName(any_=[of.name]))
     found: list[DeploymentResponse] = []
     while page := client.read_deployments(
         flow_filter=ours, deployment_filter=tagged, limit=PAGE, offset=len(found)
     ):
         found += page
     return found
-
-
-def _definition(dataset: Dataset) -> dict[str, Any]:
-    description = f"{dataset.description}\n\n" if dataset.description else ""
-    schedule = CronSchedule(cron=dataset.schedule, timezone=dataset.timezone) if dataset.schedule else None
-    return {
-        "name": dataset.name,
-        "description": f"{description}Prepares `{dataset.match}` into `{dataset.output_bucket}`. "
-        "Custom run: give keys and, if you like, another way to fill gaps.",
-        "parameters": {"dataset": dataset.name},
-        "tags": [MANAGED, f"dataset:{dataset.name}"],
-        "schedule": schedule,
-    }
-
-
-def _version(dataset: Dataset, work_pool: str) -> str:
-    definition = _definition(dataset)
-    schedule = definition.pop("schedule")
-    parts = [definition, schedule.model_dump() if schedule else None, preprocess.parameters.model_dump()]
-    text = json.dumps([*parts, work_pool], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _apply(dataset: Dataset, work_pool: str, version: str) -> str:
-    deployment = preprocess.to_deployment(
-        version=version, entrypoint_type=EntrypointType.MODULE_PATH, **_definition(dataset)
-    )
-    assert isinstance(deployment, RunnerDeployment)  # a coroutine only where an event loop runs
-    return str(deployment.apply(work_pool_name=work_pool))

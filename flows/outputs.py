@@ -4,14 +4,21 @@ A slow run of old bytes must not replace the output of newer ones, and two runs 
 make one output. So a write names what it replaces, and the raw object is looked at before and after.
 """
 
+from dataclasses import dataclass
+
+import pandas as pd
+
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset
 from dropflow.errors import AlreadyExistsError, ObjectMissingError, TransientError
 from dropflow.objects import ObjectRef
-from dropflow.receipts import FINGERPRINT, MOST_RACES, RUN, SOURCE, find_orphan
+from dropflow.receipts import FINGERPRINT, MOST_RACES, RUN, SOURCE, companion_key, find_orphan
 from dropflow.storage import ABSENT, ObjectStore, Stat
+from flows.encoding import CONTENT_TYPES, to_readable_csv
+from flows.quality import Quality
+from flows.report import to_html
 
-CONTENT_TYPE = "application/vnd.apache.parquet"
+QUARANTINE, REPORTS = "_quarantine/", "_reports/"
 
 
 def publish(
@@ -29,11 +36,19 @@ def publish(
     when the raw object has been overwritten or deleted meanwhile. Raises TransientError.
     """
     bucket, key = dataset.output_bucket, dataset.output_key(ref.key)
+    kind = CONTENT_TYPES[dataset.output.format]
     metadata = {SOURCE: ref.etag, FINGERPRINT: fingerprint, RUN: run_id}
     instead_of = ABSENT
     for _ in range(MOST_RACES):
         try:
-            output = store.put(bucket, key, body, CONTENT_TYPE, metadata=metadata, instead_of=instead_of)
+            output = store.put(
+                bucket,
+                key,
+                body,
+                kind,
+                metadata=metadata,
+                instead_of=instead_of,
+            )
         except AlreadyExistsError:
             there = _there(store, bucket, key)
             if there is None:
@@ -49,6 +64,34 @@ def publish(
             # The bytes may have gone and come back while this run slept: then theirs was the right output.
             return output if instead_of == ABSENT or store.is_current(ref) else None
     raise TransientError(f"the output of {ref.url} keeps changing: other runs write it, too")
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What is kept beside the output of one object: rows set aside, and the quality report.
+
+    Named after bytes and recipe as the receipt is, which tells of them: written twice they are the same.
+    """
+
+    store: ObjectStore
+    dataset: Dataset
+    ref: ObjectRef
+    fingerprint: str
+
+    def quarantine(self, bad: pd.DataFrame) -> str:
+        """Store the bad rows as CSV; the key, or "" when there is none."""
+        if bad.empty:
+            return ""
+        return self._put(QUARANTINE, "csv", to_readable_csv(bad), "text/csv; charset=utf-8")
+
+    def report(self, quality: Quality) -> str:
+        """Store the quality report as HTML; the key."""
+        return self._put(REPORTS, "html", to_html(quality).encode(), "text/html; charset=utf-8")
+
+    def _put(self, prefix: str, ending: str, body: bytes, kind: str) -> str:
+        key = companion_key(prefix, self.dataset, self.ref, self.fingerprint, ending)
+        self.store.put(self.dataset.output_bucket, key, body, kind)
+        return key
 
 
 def remove_orphan(store: ObjectStore, dataset: Dataset, key: str, older_than: float) -> bool:

@@ -1,6 +1,5 @@
 """One object from raw bytes to its receipt. No Prefect here: `stage` decides how each stage is run."""
 
-import io
 import logging
 import time
 from collections.abc import Callable
@@ -13,18 +12,25 @@ from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset
 from dropflow.errors import DropflowError, ObjectMissingError, RejectedError, TransientError
 from dropflow.objects import ObjectRef, printable
-from dropflow.receipts import Receipt, StepDone, commit_receipt, standing_receipt
+from dropflow.receipts import Receipt, commit_receipt, standing_receipt
 from dropflow.storage import ObjectStore
-from flows import contract, reading, steps
-from flows.outputs import publish, remove_orphan
+from flows import steps
+from flows.encoding import encode
+from flows.outputs import Companions, publish, remove_orphan
+from flows.preprocessors import Preprocessor, save
+from flows.quality import Quality, Quarantined, profile
+from flows.reference import Reference
+from flows.transformation import Stage, Transformation, Transformed
 
 Result = Literal["processed", "rejected", "cached", "duplicate", "failed", "interrupted", "missing"]
-Stage = Callable[..., Any]
-"""Called as stage(title, function, *arguments); returns what the function does."""
 
 
 def plainly(_title: str, function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
+
+
+def nobody(_quality: Quality, _url: str) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -34,31 +40,39 @@ class Prepared:
     key: str
     result: Result
     message: str
+    rows: int = 0
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How the objects of one run are prepared."""
+    """How the objects of one run are prepared. `told` hears of each one's quality and report."""
 
     store: ObjectStore
     dataset: Dataset
     run_id: str
     force: bool = False
+    refit: bool = False
     orphan_seconds: float = 600
     stage: Stage = plainly
+    told: Callable[[Quality, str], None] = nobody
     log: logging.Logger | logging.LoggerAdapter[logging.Logger] = field(
         default_factory=lambda: logging.getLogger(__name__)
     )
-    fingerprint: str = field(init=False)
+    reference: Reference = field(init=False)
+    transformation: Transformation = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fingerprint", steps.fingerprint(self.dataset))
+        reference = Reference(self.store, self.dataset, self._fit, refit=self.refit)
+        object.__setattr__(self, "reference", reference)
+        object.__setattr__(self, "transformation", Transformation(self.store, self.dataset, self.stage))
 
     def prepare(self, key: str) -> Prepared:
         """Bring one object to its receipt. An error here is this object's alone."""
         name = f"s3://{printable(f'{self.dataset.bucket}/{key}', 200)}"
+        rows = 0
+        result: Result
         try:
-            result, message = self._prepare(key)
+            result, message, rows = self._prepare(key)
         except TransientError as error:
             result, message = "interrupted", f"{error}; it is tried again"
         except ObjectMissingError as error:
@@ -69,67 +83,126 @@ class Preparation:
             # A file can trip any library below; the traceback goes to the run's log in the UI.
             self.log.exception("Preparing %s failed", name)
             result, message = "failed", f"{type(error).__name__}: {error}"
-        return Prepared(key, result, f"{name} {message}")
+        return Prepared(key, result, f"{name} {message}", rows)
 
-    def _prepare(self, key: str) -> tuple[Result, str]:
-        ref, known = self.stage(
-            "check receipt", check_receipt, self.store, self.dataset, key, self.fingerprint
-        )
+    def _prepare(self, key: str) -> tuple[Result, str, int]:
+        preprocessor = self._preprocessor(key)
+        fingerprint = steps.fingerprint(self.dataset, preprocessor.card.sha256 if preprocessor else "")
+        ref, known = self.stage("check receipt", check_receipt, self.store, self.dataset, key, fingerprint)
         if known and not self.force:
             if known.fate == "processed":
-                return "cached", _told(known)
+                return "cached", _told(known), 0
             # What stands there is of other bytes: theirs, or left behind by an interrupted run.
             remove_orphan(self.store, self.dataset, key, self.orphan_seconds)
-            return "rejected", _told(known)
-        ref, content = self.stage("read", read, self.store, ref)
+            return "rejected", _told(known), 0
         done: dict[str, Any] | None
         try:
-            done = self._transform(ref, content)
+            ref, content = self.stage("read", read, self.store, ref)
+            done = self._make(ref, content, fingerprint, preprocessor)
         except RejectedError as error:
             remove_orphan(self.store, self.dataset, key, self.orphan_seconds)
             done = {"fate": "rejected", "reason": str(error)}
         if done is None:
-            return "duplicate", "was overwritten while it was prepared: its new content gets a run of its own"
+            message = "was overwritten while it was prepared: its new content gets a run of its own"
+            return "duplicate", message, 0
         receipt = Receipt(
             dataset=self.dataset.name,
             bucket=ref.bucket,
             key=ref.key,
             etag=ref.etag,
-            fingerprint=self.fingerprint,
+            fingerprint=fingerprint,
             flow_run_id=self.run_id,
             **done,
         )
         if not self.stage("commit", commit, self.store, self.dataset, receipt, self.force):
-            return "duplicate", "was prepared by another run at the same time"
-        return receipt.fate, _told(receipt)
+            return "duplicate", "was prepared by another run at the same time", 0
+        return receipt.fate, _told(receipt), receipt.rows_out or 0
 
-    def _transform(self, ref: ObjectRef, content: bytes) -> dict[str, Any] | None:
-        """Validate, run every step, write the output; the receipt's fields that this decides.
+    def _preprocessor(self, key: str) -> Preprocessor | None:
+        """The stored preprocessor to use; None to fit the object on its own.
+
+        An object that is to be the first reference and cannot be fitted on is rejected as any other.
+        """
+        if self.dataset.fit.mode == "each":
+            return None
+        try:
+            return self.reference.preprocessor(ObjectRef(self.dataset.bucket, key))
+        except RejectedError:
+            return None
+
+    def _fit(self, ref: ObjectRef) -> Preprocessor:
+        """A new version of the preprocessor, fitted on this object."""
+        ref, content = self.stage("read", read, self.store, ref)
+        learnt = self.transformation.learn(ref, content)
+        facts = {"rows": learnt.rows, "reference": learnt.reference, "run_id": self.run_id}
+        place = {"bucket": ref.bucket, "key": ref.key, "etag": ref.etag}
+        made = save(self.store, self.dataset, learnt.fitted, **place, **facts)
+        self.log.info("preprocessor %s of %s was fitted on %s", made.card.label, self.dataset.name, ref.url)
+        return made
+
+    def _make(
+        self, ref: ObjectRef, content: bytes, fingerprint: str, preprocessor: Preprocessor | None
+    ) -> dict[str, Any] | None:
+        """Transform, write the output and what goes with it; the receipt's fields that this decides.
 
         None when the object was overwritten meanwhile.
         """
-        frame = self.stage("validate", validate, content, self.dataset)
-        rows_in = len(frame)
-        done = []
-        for step in self.dataset.steps:
-            started = time.perf_counter()
-            title = f"{step.kind} {printable(', '.join(step.columns), 80)}"
-            frame, detail = self.stage(title, steps.apply, frame, step, self.dataset)
-            seconds = round(time.perf_counter() - started, 4)
-            done.append(StepDone(name=step.kind, detail=detail, seconds=seconds))
-        target = (self.store, self.dataset, ref, self.fingerprint, self.run_id)
-        output = self.stage("write", write, frame, *target, self.force)
+        started = time.perf_counter()
+        made = self.transformation.transform(ref, content, preprocessor)
+        target = (self.store, self.dataset, ref, fingerprint, self.run_id)
+        output = self.stage("write", write, made.frame, *target, self.force)
         if output is None:
             return None
+        companions = Companions(self.store, self.dataset, ref, fingerprint)
+        quality = self._quality(ref, output, made, preprocessor, time.perf_counter() - started)
+        quarantine_key = companions.quarantine(made.checked.bad)
+        report_key = self.stage("report", companions.report, quality)
+        self.told(quality, f"s3://{self.dataset.output_bucket}/{report_key}")
         return {
             "fate": "processed",
             "output_bucket": output.bucket,
             "output_key": output.key,
             "output_etag": output.etag,
-            "rows_in": rows_in,
-            "rows_out": len(frame),
-            "steps": tuple(done),
+            "rows_in": made.raw_rows,
+            "rows_out": len(made.frame),
+            "quarantined": len(made.checked.bad),
+            "filtered": made.filtered,
+            "quarantine_key": quarantine_key,
+            "report_key": report_key,
+            "preprocessor": preprocessor.card.label if preprocessor else "",
+            "warnings": made.warnings,
+            "steps": made.steps,
         }
+
+    def _quality(
+        self,
+        ref: ObjectRef,
+        output: ObjectRef,
+        made: Transformed,
+        preprocessor: Preprocessor | None,
+        seconds: float,
+    ) -> Quality:
+        checked = made.checked
+        return Quality(
+            dataset=self.dataset.name,
+            url=ref.url,
+            output_url=output.url,
+            run_id=self.run_id,
+            rows_in=made.raw_rows,
+            rows_out=len(made.frame),
+            quarantined=tuple(
+                Quarantined(reason, rows, checked.examples[reason])
+                for reason, rows in checked.reasons.items()
+            ),
+            filtered=made.filtered,
+            before=profile(checked.good),
+            after=profile(made.frame),
+            steps=made.steps,
+            drift=made.drift,
+            warnings=made.warnings,
+            preprocessor=preprocessor.card.label if preprocessor else "",
+            seconds=seconds,
+        )
 
     def _gone(self, key: str, message: str) -> str:
         if remove_orphan(self.store, self.dataset, key, self.orphan_seconds):
@@ -150,12 +223,6 @@ def read(store: ObjectStore, ref: ObjectRef) -> tuple[ObjectRef, bytes]:
     return store.get(ref.bucket, ref.key)
 
 
-def validate(content: bytes, dataset: Dataset) -> pd.DataFrame:
-    """The content as a frame that keeps the dataset's contract. Raises RejectedError."""
-    numbers = [name for name, column in dataset.columns.items() if column.type == "number"]
-    return contract.validate(reading.read_csv(content, numbers), dataset)
-
-
 def write(
     frame: pd.DataFrame,
     store: ObjectStore,
@@ -165,10 +232,8 @@ def write(
     run_id: str,
     force: bool,
 ) -> ObjectRef | None:
-    """The frame as the key's output, in Parquet; None when the object was overwritten meanwhile."""
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    return publish(store, dataset, ref, fingerprint, run_id, buffer.getvalue(), force)
+    """The frame as the key's output; None when the object was overwritten meanwhile."""
+    return publish(store, dataset, ref, fingerprint, run_id, encode(frame, dataset.output), force)
 
 
 def commit(store: ObjectStore, dataset: Dataset, receipt: Receipt, force: bool) -> bool:
@@ -181,4 +246,4 @@ def commit(store: ObjectStore, dataset: Dataset, receipt: Receipt, force: bool) 
 def _told(receipt: Receipt) -> str:
     if receipt.fate == "rejected":
         return receipt.reason
-    return f"{receipt.rows_in:,} rows in, {receipt.rows_out:,} out: {receipt.output_url}"
+    return f"{receipt.summary}: {receipt.output_url}"

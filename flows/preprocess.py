@@ -11,14 +11,18 @@ from prefect import flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from dropflow.datasets import Dataset, canary_prefix, load_datasets
+from dropflow.datasets import Dataset, canary_prefix
+from dropflow.declarations import load_datasets
+from dropflow.errors import DropflowError, SettingsError
 from dropflow.objects import ObjectRef, printable
-from dropflow.prefect_api import key_tag
+from dropflow.prefect_api import connect_prefect, dataset_processed_event, key_tag
 from dropflow.receipts import PREFIX, object_prefix, receipt_prefix
+from dropflow.recipes import StepKind
 from dropflow.seen import Seen
-from dropflow.settings import load_settings
+from dropflow.settings import Settings, load_settings
 from dropflow.storage import ObjectStore, connect
-from flows import steps
+from flows import overrides
+from flows.artifacts import show_quality
 from flows.preparation import Preparation, Prepared, Result
 from flows.tasks import as_task
 
@@ -45,7 +49,7 @@ STATE_NAMES: dict[Result, str] = {
     "cached": "Cached",
     "missing": "Failed",
 }
-NumericImputation = Literal["as declared", "mean", "median", "most_frequent"]
+NumericImputation = Literal["as declared", "mean", "median", "most_frequent", "knn"]
 
 
 def run_name() -> str:
@@ -64,8 +68,11 @@ def preprocess(
     keys: list[str] = [],  # noqa: B006 - never changed, and None makes a worse form in the UI
     force: bool = False,
     numeric_imputation: NumericImputation = "as declared",
+    test_size: float | None = None,
+    skip: list[StepKind] = [],  # noqa: B006
+    refit: bool = False,
 ) -> State[Any]:
-    """Prepare raw objects of one dataset: validate, impute, encode, scale, write Parquet.
+    """Prepare raw objects of one dataset: validate, carry out its steps, write the output and a receipt.
 
     A rejected object makes the run red with the reason; it never stops the other objects.
 
@@ -74,23 +81,30 @@ def preprocess(
         keys: Object keys in the dataset's bucket, one each. Empty: every object without a receipt.
         force: Prepare again although these bytes have a receipt under this recipe.
         numeric_imputation: How to fill gaps in numbers, instead of the way the dataset declares.
+        test_size: Share of rows to test on, from 0 to 1, where the dataset declares a split.
+        skip: Kinds of steps to leave out, this time.
+        refit: With `fit: reference`: fit a new version of the preprocessor on the first of the keys.
     """
     settings = load_settings()
     store = connect(settings)
     recipe = load_datasets(settings.datasets_dir)[dataset]
-    if numeric_imputation != "as declared":
-        recipe = steps.override_imputation(recipe, numeric_imputation)
+    recipe = overrides.apply(recipe, numeric_imputation, test_size, skip)
+    if refit and (recipe.fit.mode == "each" or not keys):
+        raise SettingsError("refit needs a key to fit on, and a dataset with `fit: reference`")
     keys = list(dict.fromkeys(keys)) or list(_without_receipt(store, recipe))
     _tag(recipe, keys)
     log = get_run_logger()
-    options = {"force": force, "orphan_seconds": settings.orphan_seconds, "log": log}
+    options = {"force": force, "refit": refit, "orphan_seconds": settings.orphan_seconds, "log": log}
     run_id = str(runtime.flow_run.id)
     if len(keys) <= MOST_SHOWN:
-        shown = Preparation(store, recipe, run_id, stage=as_task, **options)  # type: ignore[arg-type]
+        shown = Preparation(store, recipe, run_id, stage=as_task, told=show_quality, **options)  # type: ignore[arg-type]
         outcomes = [shown.prepare(key) for key in keys]
+        _tell_processed(settings, recipe, outcomes, run_id)
         return _state(outcomes, quiet=all(key.startswith(canary_prefix(recipe)) for key in keys))
     batch = Preparation(store, recipe, run_id, **options)  # type: ignore[arg-type]
-    return _state(_in_batch(batch.prepare, keys, log.info))
+    outcomes = _in_batch(batch.prepare, keys, log.info)
+    _tell_processed(settings, recipe, outcomes, run_id)
+    return _state(outcomes)
 
 
 def _in_batch(
@@ -136,6 +150,18 @@ def _is_ready(store: ObjectStore, dataset: Dataset, ref: ObjectRef, marked: dict
     if marker not in marked:
         marked[marker] = store.exists(ref.bucket, marker)
     return marked[marker]
+
+
+def _tell_processed(settings: Settings, dataset: Dataset, outcomes: list[Prepared], run_id: str) -> None:
+    """Post one event for all that this run has prepared, where a training is to follow."""
+    keys = [outcome.key for outcome in outcomes if outcome.result == "processed"]
+    if dataset.train and keys:
+        event = dataset_processed_event(dataset.name, keys, run_id)
+        try:
+            connect_prefect(settings.prefect_api).post_events([event])
+        except DropflowError as error:
+            # The objects are prepared all the same; a training can be run by hand.
+            get_run_logger().warning("no training was started: %s", error)
 
 
 def _tag(dataset: Dataset, keys: list[str]) -> None:

@@ -1,124 +1,234 @@
-"""The steps of a recipe, each a scikit-learn transformer with pandas output. Pure: no Prefect."""
+"""The steps of a recipe as scikit-learn transformers: built, fitted, applied. Pure: no Prefect."""
 
 import hashlib
 import inspect
 import json
 import sys
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import sklearn
-from sklearn.base import BaseEstimator
-from sklearn.compose import ColumnTransformer
-from sklearn.impute import SimpleImputer
+from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.preprocessing import (
+    KBinsDiscretizer,
     MinMaxScaler,
-    OneHotEncoder,
-    OrdinalEncoder,
+    PowerTransformer,
     RobustScaler,
     StandardScaler,
 )
 
-from dropflow.datasets import Dataset, Imputation, Step
-from dropflow.errors import RejectedError
+from dropflow.datasets import Dataset
+from dropflow.errors import PermanentError, RejectedError
 from dropflow.objects import printable
-from flows import contract, reading
+from dropflow.recipes import Bin, Constant, Step
+from flows import contract, encoding, reading, splitting, transformers
+from flows.descriptions import describe
+from flows.transformers import (
+    Cast,
+    ClipOutliers,
+    Columnwise,
+    Derive,
+    Drop,
+    Encoder,
+    Filter,
+    FixedBins,
+    Rename,
+    Select,
+    SparseOneHot,
+)
 
-SCALERS = {"standard": StandardScaler, "minmax": MinMaxScaler, "robust": RobustScaler}
+SCALERS = {
+    "standard": StandardScaler,
+    "minmax": MinMaxScaler,
+    "robust": RobustScaler,
+    "power": PowerTransformer,
+}
+DECLARED = {"columns", "unknown_columns", "missing_columns", "quarantine", "read", "prepare", "target"}
+"""Fields of a dataset that, with steps, split and output, decide what an object becomes."""
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """Identify the preparation: steps, contract, the code that carries them out, scikit-learn."""
-    declared = dataset.model_dump(mode="json", include={"columns", "unknown_columns", "steps"})
-    code = "".join(inspect.getsource(module) for module in (reading, contract, sys.modules[__name__]))
-    text = json.dumps([declared, code, sklearn.__version__, pd.__version__], sort_keys=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def fingerprint(dataset: Dataset, preprocessor: str = "") -> str:
+    """Identify the preparation: what is declared, the code that carries it out, scikit-learn.
+
+    `preprocessor`: the identity of the fitted one that is used, "" where every file is fitted anew.
+    """
+    fields = {*DECLARED, "column_order", "steps", "split", "output", "unknown_categories", "drift", "fit"}
+    declared = dataset.model_dump(mode="json", include=fields)
+    return _digest([declared, preprocessor, code(dataset.prepare), sklearn.__version__, pd.__version__])
 
 
-def override_imputation(dataset: Dataset, method: Imputation) -> Dataset:
-    """The same dataset with every number imputed by `method`."""
-    steps = []
-    for step in dataset.steps:
-        if step.impute:
-            changed = {
-                name: method if dataset.columns[name].type == "number" else how
-                for name, how in step.impute.items()
-            }
-            steps.append(Step(impute=changed))
-        else:
-            steps.append(step)
-    return dataset.model_copy(update={"steps": tuple(steps)})
+def recipe_id(dataset: Dataset) -> str:
+    """Identify what is fitted: columns, function and steps. A preprocessor of another one is of no use."""
+    return _digest(
+        [dataset.model_dump(mode="json", include={"columns", "prepare", "target", "steps", "split"})]
+    )
 
 
-def build(step: Step, dataset: Dataset) -> ColumnTransformer:
+@cache
+def code(prepare: str | None) -> str:
+    """The source of all that prepares a frame, the dataset's own function included."""
+    modules: list[Any] = [contract, splitting, transformers, encoding, sys.modules[__name__]]
+    if prepare:
+        modules.append(sys.modules[own_function(prepare).__module__])
+    return reading.source() + "".join(inspect.getsource(module) for module in modules)
+
+
+def _digest(parts: list[Any]) -> str:
+    # Not sorted: the order of columns and steps matters.
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+
+
+def title(step: Step) -> str:
+    """What the step is called where people look."""
+    return f"{step.kind} {printable(', '.join(step.columns), 80)}".strip()
+
+
+def build(step: Step, dataset: Dataset) -> Any:
     """The unfitted transformer of one step: frame in, frame out, other columns untouched."""
-    if step.drop:
-        parts: list[tuple[str, Any, list[str]]] = [("drop", "drop", list(step.drop))]
-    elif step.impute:
-        parts = [(c, SimpleImputer(strategy=how), [c]) for c, how in step.impute.items()]
-    elif step.encode:
-        parts = [(c, _encoder(how, dataset, c), [c]) for c, how in step.encode.items()]
-    else:
-        assert step.scale
-        parts = [("scale", SCALERS[step.scale.method](), list(step.scale.columns))]
-    transformer = ColumnTransformer(parts, remainder="passthrough", verbose_feature_names_out=False)
+    make = _BUILD.get(step.kind)
+    return make(step, dataset) if make else Columnwise(_parts(step, dataset), dataset.target)
+
+
+def _plain(named: dict[str, Any] | None) -> dict[str, Any]:
+    """Options as plain values: what skops stores."""
+    return {name: how.model_dump(mode="json") for name, how in (named or {}).items()}
+
+
+def _selection(step: Step, dataset: Dataset) -> Select:
+    assert step.select
+    columns = list(step.select.columns) if step.select.columns else None
+    return Select(columns, step.select.top, step.select.by, dataset.target)
+
+
+_BUILD: dict[str, Callable[[Step, Dataset], Any]] = {
+    "drop": lambda step, _: Drop(list(step.drop or ())),
+    "rename": lambda step, _: Rename(dict(step.rename or {})),
+    "cast": lambda step, _: Cast(dict(step.cast or {})),
+    "derive": lambda step, _: Derive(_plain(step.derive)),
+    "filter": lambda step, _: Filter(_plain(step.filter)),
+    "select": _selection,
+}
+
+
+def _parts(step: Step, dataset: Dataset) -> list[tuple[list[str], Any]]:
+    if step.impute:
+        return _imputers(step.impute)
+    if step.encode:
+        return _encoders(step.encode, dataset)
+    if step.clip:
+        return [([name], ClipOutliers(**how.model_dump())) for name, how in step.clip.items()]
+    if step.bin:
+        return [([name], _binner(how)) for name, how in step.bin.items()]
+    assert step.scale
+    return [(list(step.scale.columns), _framed(SCALERS[step.scale.method]()))]
+
+
+def _imputers(ways: dict[str, Any]) -> list[tuple[list[str], Any]]:
+    parts: list[tuple[list[str], Any]] = []
+    for name, way in ways.items():
+        if isinstance(way, Constant):
+            parts.append(([name], SimpleImputer(strategy="constant", fill_value=way.constant)))
+        elif way != "knn":
+            parts.append(([name], SimpleImputer(strategy=way)))
+    if near := [name for name, way in ways.items() if way == "knn"]:
+        parts.append((near, KNNImputer()))
+    return [(names, _framed(imputer)) for names, imputer in parts]
+
+
+def _encoders(ways: dict[str, Any], dataset: Dataset) -> list[tuple[list[str], Any]]:
+    parts: list[tuple[list[str], Any]] = []
+    for name, how in ways.items():
+        # Declared values make the output's columns and codes the same for every file.
+        column = dataset.columns.get(name)
+        values = list(column.values) if column and column.values else None
+        parts.append(([name], SparseOneHot() if how == "dict" else Encoder(how, values)))
+    return parts
+
+
+def _binner(how: Bin) -> Any:
+    if how.edges:
+        return FixedBins(list(how.edges))
+    options = {"quantile_method": "averaged_inverted_cdf"} if how.strategy == "quantile" else {}
+    return _framed(KBinsDiscretizer(how.bins, encode="ordinal", strategy=how.strategy, **options))
+
+
+def _framed(transformer: Any) -> Any:
     return transformer.set_output(transform="pandas")
 
 
-def _encoder(how: str, dataset: Dataset, column: str) -> BaseEstimator:
-    # Declared values make the output's columns and codes the same for every file.
-    values = dataset.columns[column].values
-    categories: Any = [list(values)] if values else "auto"
-    if how == "onehot":
-        return OneHotEncoder(categories=categories, sparse_output=False, handle_unknown="ignore")
-    return OrdinalEncoder(categories=categories)
+def apply(
+    frame: pd.DataFrame,
+    step: Step,
+    dataset: Dataset,
+    learn_from: pd.Index | None = None,
+    fitted: Any = None,
+) -> tuple[pd.DataFrame, Any, str]:
+    """Fit one step on the rows `learn_from` (all, if None) unless it is `fitted`, and apply it to all.
 
-
-def apply(frame: pd.DataFrame, step: Step, dataset: Dataset) -> tuple[pd.DataFrame, str]:
-    """Fit and apply one step.
-
-    Returns the new frame (the same rows, columns in their old order) and what was done in words.
-    Raises RejectedError where the data leaves the step nothing to work on.
+    Returns the new frame (the same rows, but for a filter; columns in their old order), the fitted
+    transformer, and what was done in words. Raises RejectedError where the data leaves the step nothing
+    to work on.
     """
-    for column in step.impute or ():
-        if frame[column].isna().all():
-            raise RejectedError(f"column {column} has no value at all: nothing to impute it from")
     try:
-        result: pd.DataFrame = build(step, dataset).fit_transform(frame)
-    except ValueError as error:
-        reason = printable(str(error).splitlines()[0], 200)
+        if fitted is None:
+            fitted = _fit(frame, step, dataset, learn_from)
+        result: pd.DataFrame = fitted.transform(frame)
+    except (ValueError, TypeError, OverflowError, KeyError) as error:
+        reason = printable(str(error).splitlines()[0] if str(error) else repr(error), 200)
         raise RejectedError(f"step {step.kind} does not fit the data: {reason}") from error
-    return _in_order(result, frame), _describe(step, frame, result)
+    if result.empty and not frame.empty:
+        raise RejectedError(f"step {title(step)} leaves none of the {len(frame):,} rows")
+    return result, fitted, describe(step, frame, result)
 
 
-def _in_order(result: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
-    """Keep each column where it was; the columns of a one-hot encoding stand where theirs stood."""
-    position = {name: index for index, name in enumerate(before.columns)}
-
-    def place(name: str) -> int:
-        while name and name not in position:
-            name = name.rpartition("_")[0]
-        return position[name]
-
-    ordered: list[str] = sorted((str(name) for name in result.columns), key=place)
-    return result[ordered]
-
-
-def _describe(step: Step, before: pd.DataFrame, after: pd.DataFrame) -> str:
-    if step.drop:
-        return f"dropped {', '.join(step.drop)}"
-    if step.impute:
-        return "; ".join(_imputed(name, how, before, after) for name, how in step.impute.items())
-    if step.encode:
-        return "; ".join(f"{name} {how}" for name, how in step.encode.items())
-    assert step.scale
-    return f"{step.scale.method}: {', '.join(step.scale.columns)}"
+def _fit(frame: pd.DataFrame, step: Step, dataset: Dataset, learn_from: pd.Index | None) -> Any:
+    rows = frame if learn_from is None else frame.loc[frame.index.intersection(learn_from)]
+    if rows.empty:
+        raise RejectedError(f"step {title(step)} has no row to learn from")
+    for column in step.impute or ():
+        if rows[column].isna().all() and not isinstance((step.impute or {})[column], Constant):
+            raise RejectedError(f"column {column} has no value at all: nothing to impute it from")
+    for column in (step.scale.columns if step.scale else ()) or step.clip or ():
+        if rows[column].isna().all():
+            raise RejectedError(f"column {column} has no value at all: nothing to {step.kind}")
+    target = None
+    if dataset.target and dataset.target in rows.columns:
+        rows = rows[rows[dataset.target].notna()] if _needs_target(step) else rows
+        target = rows[dataset.target]
+    with np.errstate(all="ignore"):
+        return build(step, dataset).fit(rows, target)
 
 
-def _imputed(name: str, how: str, before: pd.DataFrame, after: pd.DataFrame) -> str:
-    gaps = before[name].isna()
-    if not gaps.any():
-        return f"{name}: nothing missing"
-    value = after.loc[gaps, name].iloc[0]
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{name}: {int(gaps.sum()):,} missing filled with the {how} {shown}"
+def _needs_target(step: Step) -> bool:
+    return bool(step.select) or "target" in (step.encode or {}).values()
+
+
+def prepared(frame: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """The frame as the dataset's own function gives it back. Raises RejectedError, PermanentError."""
+    if not dataset.prepare:
+        return frame
+    function = own_function(dataset.prepare)
+    try:
+        result = function(frame.copy())
+    except Exception as error:
+        # Somebody else's code: whatever it raises is about this file.
+        reason = printable(f"{type(error).__name__}: {error}", 300)
+        raise RejectedError(f"prepare {dataset.prepare} does not fit the data: {reason}") from error
+    if not isinstance(result, pd.DataFrame) or not result.index.isin(frame.index).all():
+        raise PermanentError(f"prepare {dataset.prepare} must return a frame with the index of the one given")
+    return result
+
+
+def own_function(path: str) -> Any:
+    """The dataset's `prepare: module:function`. Raises PermanentError when there is none."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise PermanentError(
+            f"prepare: {path}: {error}; the module must be installed, or lie beside the project"
+        ) from error

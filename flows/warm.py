@@ -7,4 +7,5 @@ import prefect.flow_engine  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 import sklearn.compose  # noqa: F401
 
-import flows.preprocess  # noqa: F401
+import flows.preprocess
+import flows.train  # noqa: F401

@@ -16,7 +16,8 @@ from uuid import uuid4
 
 import uvicorn
 
-from dropflow.datasets import Dataset, Datasets, load_datasets
+from dropflow.datasets import Dataset, Datasets
+from dropflow.declarations import load_datasets
 from dropflow.errors import DropflowError, LedgerError, SettingsError
 from dropflow.ledger import Entry, Ledger
 from dropflow.objects import ObjectRef, printable

@@ -58,7 +58,7 @@ def outcome_of(own: ObjectRef, receipt: Receipt) -> Settlement:
         ref=ObjectRef(receipt.bucket, receipt.key, receipt.etag),
         dataset=receipt.dataset,
         fate=Fate(receipt.fate),
-        reason=receipt.reason or f"{receipt.rows_in or 0:,} rows in, {receipt.rows_out or 0:,} out",
+        reason=receipt.reason or receipt.summary,
         # The store's clock and whole seconds, as a GET tells them: comparable with each other.
         receipt_at=(own.modified or receipt.written_at).replace(microsecond=0),
         output_bucket=receipt.output_bucket,

@@ -33,7 +33,7 @@ from rich.table import Table
 
 from dropflow.apply import apply
 from dropflow.audit import audit
-from dropflow.datasets import load_datasets
+from dropflow.declarations import load_datasets
 from dropflow.embedded.processes import LOOPBACK, free_port
 from dropflow.embedded.stack import Stack
 from dropflow.errors import DropflowError, TransientError

@@ -18,7 +18,8 @@ from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
 from dropflow import drops
-from dropflow.datasets import Dataset, load_datasets
+from dropflow.datasets import Dataset
+from dropflow.declarations import load_datasets
 from dropflow.demo import Mailbox, smtp_server
 from dropflow.embedded.stack import Stack
 from dropflow.ledger import Ledger

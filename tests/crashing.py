@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from dropflow import crashpoints
 from dropflow.crashpoints import Point
-from dropflow.datasets import load_datasets
+from dropflow.declarations import load_datasets
 from dropflow.ledger import Ledger, outbox
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.prefect_api import connect_prefect

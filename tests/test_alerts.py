@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import SecretStr
 
-from dropflow.datasets import Dataset, Datasets, load_datasets
+from dropflow.datasets import Dataset, Datasets
+from dropflow.declarations import load_datasets
 from dropflow.demo import body_of, smtp_server, subject_of
 from dropflow.errors import DatasetError, SettingsError, TransientError
 from dropflow.ledger import Fate, Ledger, Settlement

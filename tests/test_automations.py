@@ -13,13 +13,14 @@ VALUES = {
     "dataset": "churn",
     "deployment_id": "11111111-1111-1111-1111-111111111111",
     "notification_block_id": "22222222-2222-2222-2222-222222222222",
+    "train_deployment_id": "33333333-3333-3333-3333-333333333333",
 }
 GOOD = (PROJECT / "automations" / "on_arrival.yaml").read_text()
 
 
 def test_the_ready_ones_are_valid_for_prefect() -> None:
     filled = {d.path.stem: d.fill(VALUES) for d in load_definitions(PROJECT / "automations")}
-    assert set(filled) == {"on_arrival", "on_success", "on_failure"}
+    assert set(filled) == {"on_arrival", "on_success", "on_failure", "on_processed", "on_trained"}
     arrival = filled["on_arrival"]
     assert arrival.name == "on arrival · churn"
     assert "dropflow.dataset.churn" in json.dumps(arrival.model_dump(mode="json"))
@@ -27,8 +28,14 @@ def test_the_ready_ones_are_valid_for_prefect() -> None:
 
 
 def test_only_those_that_need_the_block_wait_for_it() -> None:
-    notifies = {d.path.stem: d.notifies for d in load_definitions(PROJECT / "automations")}
-    assert notifies == {"on_arrival": False, "on_success": True, "on_failure": True}
+    optional = {d.path.stem: d.optional for d in load_definitions(PROJECT / "automations")}
+    assert optional == {
+        "on_arrival": set(),
+        "on_success": {"notification_block_id"},
+        "on_failure": {"notification_block_id"},
+        "on_processed": {"train_deployment_id"},
+        "on_trained": {"train_deployment_id", "notification_block_id"},
+    }
 
 
 def test_the_tag_follows_the_content(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from fake_prefect import FakePrefect, fake_prefect
 
 from dropflow.audit import audit
 from dropflow.crashpoints import Point
-from dropflow.datasets import Dataset, load_datasets
+from dropflow.datasets import Dataset
+from dropflow.declarations import load_datasets
 from dropflow.ledger import Fate, Ledger
 from dropflow.objects import ObjectRef
 from dropflow.receipts import FINGERPRINT, PREFIX, SOURCE, read_receipt

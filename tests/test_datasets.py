@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dropflow.datasets import Dataset, load_datasets
+from dropflow.datasets import Dataset
+from dropflow.declarations import load_datasets
 from dropflow.errors import DatasetError
 from dropflow.settings import PROJECT
 
@@ -51,7 +52,7 @@ def test_distinct_objects_never_share_an_output(churn: Dataset) -> None:
 def test_an_object_of_no_dataset_is_told_the_patterns(churn: Dataset) -> None:
     found, reason = load_datasets(PROJECT / "datasets").find("raw", "elsewhere/x.csv")
     assert found is None
-    assert reason == "outside every dataset (churn: raw/churn/**/*.csv)"
+    assert reason.startswith("outside every dataset (churn: raw/churn/**/*.csv, churn_model: ")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_an_object_of_no_dataset_is_told_the_patterns(churn: Dataset) -> None:
             "taget: Exited",
             "churn.yaml:{line}: taget: unknown field; did you mean 'target'?",
         ),
-        ("Age: median", "Age: medium", "expected mean, median, most_frequent; did you mean 'median'?"),
+        ("Age: median", "Age: medium", "expected mean, median, most_frequent, knn; did you mean 'median'?"),
         (
             "Gender: ordinal",
             "Gander: ordinal",
@@ -75,7 +76,7 @@ def test_an_object_of_no_dataset_is_told_the_patterns(churn: Dataset) -> None:
         (
             "{type: number, min: 18,",
             "{type: numbr, min: 18,",
-            "columns.Age.type: expected number, category, text; did you mean 'number'?",
+            "columns.Age.type: expected number, category, text, datetime, boolean; did you mean 'number'?",
         ),
         (
             "{type: text, nullable: true}",

@@ -10,7 +10,8 @@ import pytest
 from memory_store import MemoryStore
 
 from dropflow.audit import audit
-from dropflow.datasets import Dataset, Datasets, Readiness, load_datasets
+from dropflow.datasets import Dataset, Datasets, Readiness
+from dropflow.declarations import load_datasets
 from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.ledger import Entry, Fate, Ledger, SweepReport, outbox
 from dropflow.objects import ObjectCreated, ObjectRef

@@ -11,7 +11,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from dropflow import retry
-from dropflow.datasets import Dataset, load_datasets
+from dropflow.datasets import Dataset
+from dropflow.declarations import load_datasets
 from dropflow.errors import (
     AlreadyExistsError,
     ObjectMissingError,

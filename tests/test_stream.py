@@ -16,7 +16,8 @@ from botocore.auth import S3SigV4Auth
 from test_recordings import DATA, DROPPED
 from test_webhook import CountingLedger
 
-from dropflow.datasets import Datasets, load_datasets
+from dropflow.datasets import Datasets
+from dropflow.declarations import load_datasets
 from dropflow.errors import PermanentError, TransientError
 from dropflow.ledger import Fate, Ledger
 from dropflow.objects import ObjectRef

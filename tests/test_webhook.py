@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 from test_parsing import body, record, seaweed
 
 from dropflow.crashpoints import Point, observe
-from dropflow.datasets import Datasets, load_datasets
+from dropflow.datasets import Datasets
+from dropflow.declarations import load_datasets
 from dropflow.errors import TransientError
 from dropflow.ledger import Fate, Ledger, Settlement
 from dropflow.ledger import ledger as ledger_module

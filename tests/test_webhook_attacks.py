@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 from test_parsing import body, record, seaweed
 
-from dropflow.datasets import load_datasets
+from dropflow.declarations import load_datasets
 from dropflow.embedded.processes import LOOPBACK, free_port
 from dropflow.ledger import Ledger
 from dropflow.settings import PROJECT

@@ -13,7 +13,8 @@ from typing import IO, Self
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
-from dropflow.datasets import Datasets, load_datasets
+from dropflow.datasets import Datasets
+from dropflow.declarations import load_datasets
 from dropflow.embedded.database import embedded_database
 from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, free_port
 from dropflow.embedded.stores import StoreAccess, Webhook, bind_minio_webhook, minio, seaweedfs

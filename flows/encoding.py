@@ -1,0 +1,53 @@
+"""A prepared frame as bytes: Parquet, CSV or Arrow."""
+
+import io
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import feather
+
+from dropflow.datasets import Output
+from dropflow.errors import RejectedError
+
+CONTENT_TYPES = {
+    "parquet": "application/vnd.apache.parquet",
+    "csv": "text/csv; charset=utf-8",
+    "arrow": "application/vnd.apache.arrow.file",
+}
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def encode(frame: pd.DataFrame, output: Output) -> bytes:
+    """Rows without their index. Sparse columns become plain ones, which Parquet keeps small.
+
+    Raises RejectedError where a column holds what the format cannot.
+    """
+    frame = frame.reset_index(drop=True)
+    plain = {n: dtype.subtype for n, dtype in frame.dtypes.items() if isinstance(dtype, pd.SparseDtype)}
+    if plain:
+        frame = frame.astype(plain)
+    buffer = io.BytesIO()
+    try:
+        if output.format == "parquet":
+            frame.to_parquet(buffer, index=False)
+        elif output.format == "arrow":
+            feather.write_feather(frame, buffer, compression="zstd")
+        else:
+            frame.to_csv(buffer, index=False)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise RejectedError(
+            f"cannot be written as {output.format}: {str(error).splitlines()[0][:200]}"
+        ) from error
+    return buffer.getvalue()
+
+
+def to_readable_csv(frame: pd.DataFrame) -> bytes:
+    """For people, who open it in a spreadsheet: text that would run as a formula gets a ' in front."""
+    texts = [name for name, dtype in frame.dtypes.items() if dtype.kind not in "fiubM"]
+    safe = {str(name): frame[name].map(_harmless, na_action="ignore") for name in texts}
+    return frame.assign(**safe).to_csv(index=False).encode()
+
+
+def _harmless(value: object) -> str:
+    text = str(value)
+    return f"'{text}" if text.startswith(FORMULA) else text

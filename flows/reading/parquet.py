@@ -1,0 +1,163 @@
+"""Parquet to a DataFrame."""
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dropflow.errors import RejectedError
+from dropflow.formats import Reading
+from dropflow.objects import printable
+from flows.reading.columns import EXACT, NO_NUMBER, check_names
+from flows.reading.rejections import ARROW_ERRORS, said, too_large
+from flows.reading.signatures import PARQUET, PARQUET_ENCRYPTED
+
+
+def read(content: bytes, reading: Reading, numbers: Collection[str]) -> pd.DataFrame:
+    if content.startswith(PARQUET_ENCRYPTED):
+        raise RejectedError("is an encrypted Parquet file: write it without encryption")
+    if not content.startswith(PARQUET):
+        raise RejectedError("is no Parquet file: it does not begin with PAR1; say which format it has")
+    try:
+        table = _table(content, reading)
+        frame = table.to_pandas(
+            ignore_metadata=True, date_as_object=False, timestamp_as_object=False, use_threads=False
+        )
+    except (*ARROW_ERRORS, MemoryError) as error:
+        if re.search("crypt", str(error), re.IGNORECASE):
+            raise RejectedError("is an encrypted Parquet file: write it without encryption") from error
+        raise RejectedError(f"is no readable Parquet file: {said(error)}") from error
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count and pa.types.is_integer(column.type):
+            frame[name] = _whole(column, frame[name])
+    return _numbers_or_text(frame, numbers)
+
+
+def _table(content: bytes, reading: Reading) -> Any:
+    """The whole file as a pyarrow table of plain columns. Raises RejectedError, or pyarrow's errors."""
+    file = pq.ParquetFile(pa.BufferReader(content))
+    schema = file.schema_arrow
+    check_names(schema.names)
+    for field in schema:
+        if pa.types.is_nested(_storage(field.type)):
+            raise RejectedError(
+                f"column {printable(field.name, 40)} is nested ({printable(str(field.type), 60)}): "
+                "flatten it into plain columns"
+            )
+    _check_metadata(file.metadata, schema, reading)
+    # Kept as codes while reading, a text that stands in every row takes its place once.
+    coded = [name for place, name in enumerate(schema.names) if _may_expand(file.metadata, place, reading)]
+    table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=coded).read(use_threads=False)
+    if sum(_plain_bytes(column) for column in table.columns) > reading.max_bytes:
+        raise too_large(reading)
+    table.validate(full=True)
+    for place, field in enumerate(table.schema):
+        table = table.set_column(place, field.name, _plain(table.column(place)))
+    if table.nbytes > reading.max_bytes:
+        raise too_large(reading)
+    # Text in Parquet need not be UTF-8; nobody has looked so far.
+    table.validate(full=True)
+    return table
+
+
+def _check_metadata(metadata: Any, schema: Any, reading: Reading) -> None:
+    sizes = [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
+    # Runs of the same value take next to nothing in a file, and their place in a table.
+    places = metadata.num_rows * sum(_width(field.type) for field in schema)
+    if max(sum(sizes), places) > reading.max_bytes or min(sizes, default=0) < 0:
+        raise too_large(reading)
+    if not metadata.num_rows:
+        raise RejectedError("has columns but no rows: nothing to prepare")
+
+
+def _may_expand(metadata: Any, place: int, reading: Reading) -> bool:
+    """Whether a column may be too large once each of its rows has a text of its own.
+
+    Reading it as codes takes ten times as long where most texts differ, so small files are spared that.
+    """
+    chunks = [metadata.row_group(number).column(place) for number in range(metadata.num_row_groups)]
+    # No text is longer than its chunk.
+    most = sum(chunk.num_values * chunk.total_uncompressed_size for chunk in chunks)
+    return most > reading.max_bytes and str(metadata.schema.column(place).physical_type) == "BYTE_ARRAY"
+
+
+def _width(kind: Any) -> float:
+    """Bytes that a value takes in a table; of text, its offset alone."""
+    try:
+        return float(_storage(kind).bit_width) / 8
+    except ValueError:
+        return 4
+
+
+def _storage(kind: Any) -> Any:
+    while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind.storage_type
+    return kind
+
+
+def _plain_bytes(column: Any) -> int:
+    """What the column takes without codes, in bytes."""
+    size = 0
+    for chunk in column.chunks:
+        size += chunk.nbytes
+        if pa.types.is_dictionary(chunk.type) and _has_lengths(chunk.type.value_type):
+            lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
+            size += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    return size
+
+
+def _has_lengths(kind: Any) -> bool:
+    return any(
+        test(kind)
+        for test in (
+            *(pa.types.is_string, pa.types.is_large_string),
+            *(pa.types.is_binary, pa.types.is_large_binary),
+        )
+    )
+
+
+def _plain(column: Any) -> Any:
+    """The column without codes and extensions; decimals as floats, bytes that are text as text."""
+    kind = _storage(column.type)
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+    if pa.types.is_dictionary(column.type):
+        # Codes of 32 bits hold more text than offsets of 32 bits reach.
+        wide = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}.get(kind, kind)
+        column = column.cast(wide)
+        kind = wide
+    if pa.types.is_decimal(kind):
+        return column.cast(pa.float64())
+    if pa.types.is_null(kind):
+        return column.cast(pa.string())
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        try:
+            return column.cast(pa.large_string())
+        except pa.ArrowInvalid:
+            return column
+    return column
+
+
+def _whole(column: Any, series: pd.Series) -> pd.Series:
+    """Whole numbers with gaps: floats as pandas has it, unless one of them would be rounded."""
+    bounds = pc.min_max(column).as_py()
+    if bounds["min"] is None or -EXACT <= bounds["min"] <= bounds["max"] <= EXACT:
+        return series
+    kind = "UInt64" if pa.types.is_unsigned_integer(column.type) else "Int64"
+    return pd.Series(column.to_pylist(), dtype=kind, index=series.index)
+
+
+def _numbers_or_text(frame: pd.DataFrame, numbers: Collection[str]) -> pd.DataFrame:
+    """Columns of `numbers` hold numbers or text: to pandas a date would be a number as well."""
+    for name in frame.columns.intersection(list(numbers), sort=False):
+        series = frame[name]
+        if pd.api.types.is_bool_dtype(series) or pd.api.types.is_numeric_dtype(series):
+            continue
+        texts = series.astype(object).where(series.notna(), None)
+        values = [None if value is None else str(value) for value in texts]
+        frame[name] = pd.Series([None if v in NO_NUMBER else v for v in values], dtype=str, index=frame.index)
+    return frame

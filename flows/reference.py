@@ -1,0 +1,85 @@
+"""The reference: which stored preprocessor a run transforms its objects with. No Prefect here."""
+
+from collections.abc import Callable
+from threading import Lock
+
+import sklearn
+
+from dropflow.datasets import Dataset
+from dropflow.errors import PermanentError, RejectedError
+from dropflow.objects import ObjectRef
+from dropflow.storage import ObjectStore
+from flows import steps
+from flows.preprocessors import Preprocessor, PreprocessorCard, cards, load
+
+
+class Reference:
+    """One preprocessor for all objects of a run, found or fitted once.
+
+    `fit` makes and stores a new version from an object. With `refit` the run's first object teaches.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        dataset: Dataset,
+        fit: Callable[[ObjectRef], Preprocessor],
+        *,
+        refit: bool = False,
+    ) -> None:
+        self._store = store
+        self._dataset = dataset
+        self._fit = fit
+        self._refit = refit
+        self._found: Preprocessor | None = None
+        self._lock = Lock()
+
+    def preprocessor(self, ref: ObjectRef) -> Preprocessor:
+        """The version to use; `ref` is fitted on where there is none yet.
+
+        A changed recipe, or another scikit-learn, is fitted on the same object as the last version: it
+        stays the reference. Raises PermanentError when that is gone, or a pinned version does not fit.
+        """
+        with self._lock:
+            if self._found is None:
+                self._found = self._fit(ref) if self._refit else self._resolve(ref)
+            return self._found
+
+    def _resolve(self, ref: ObjectRef) -> Preprocessor:
+        known = list(cards(self._store, self._dataset))
+        pinned = self._dataset.fit.version
+        if pinned:
+            return load(self._store, self._pinned(known, pinned))
+        recipe = steps.recipe_id(self._dataset)
+        fitting = [card for card in known if card.recipe == recipe and card.sklearn == sklearn.__version__]
+        if fitting:
+            return load(self._store, fitting[-1])
+        return self._fit_again(known[-1]) if known else self._fit(ref)
+
+    def _pinned(self, known: list[PreprocessorCard], version: int) -> PreprocessorCard:
+        card = next((card for card in known if card.version == version), None)
+        name = self._dataset.name
+        if card is None:
+            there = ", ".join(card.label for card in known) or "none"
+            raise PermanentError(
+                f"fit: reference v{version}: {name} has no such version (there are: {there})"
+            )
+        if card.recipe != steps.recipe_id(self._dataset):
+            raise PermanentError(
+                f"fit: reference v{version}: it was fitted with another recipe than {name} has now; undo the "
+                f"change, or write `fit: reference` for a new version"
+            )
+        return card
+
+    def _fit_again(self, card: PreprocessorCard) -> Preprocessor:
+        ref = card.fitted_on
+        if self._store.is_current(ref):
+            try:
+                return self._fit(ref)
+            except RejectedError as error:
+                raise PermanentError(f"{self._dataset.name}: the reference {ref.url} {error}") from error
+        raise PermanentError(
+            f"{self._dataset.name}: recipe or scikit-learn has changed since {card.label} was fitted on "
+            f"{ref.url}, which is gone or overwritten: run preprocess/{self._dataset.name} with `refit` "
+            "and a key"
+        )

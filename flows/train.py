@@ -1,0 +1,172 @@
+"""The train flow: prepared objects in; a registered model, its report and a verdict out."""
+
+import io
+from typing import Any
+
+import pandas as pd
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from dropflow.datasets import Dataset
+from dropflow.declarations import load_datasets
+from dropflow.errors import DropflowError, RejectedError, SettingsError, TransientError
+from dropflow.objects import ObjectRef, printable
+from dropflow.receipts import PREFIX, Receipt, load_receipt, parse_receipt_key, read_receipt, receipt_key
+from dropflow.settings import load_settings
+from dropflow.storage import ObjectStore, connect
+from dropflow.trainings import Training
+from flows import models, training
+from flows.model_report import to_html, to_markdown
+from flows.models import ModelCard, Registered, Source
+from flows.tasks import RETRIES, RETRY_DELAYS, retry_transient
+from flows.training import Evaluation, Split
+
+stage = task(
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=retry_transient,
+    # Frames and models are handed on in memory.
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+
+
+def run_name() -> str:
+    """`churn · 2026-11.csv`, or `churn · 12 files`."""
+    parameters = runtime.flow_run.parameters
+    keys = parameters.get("keys") or []
+    what = printable(str(keys[0]).rpartition("/")[2]) if len(keys) == 1 else f"{len(keys)} files"
+    return f"{parameters['dataset']} · {what if keys else 'the latest file'}"
+
+
+@flow(name="train", flow_run_name=run_name)
+def train(
+    dataset: str,
+    keys: list[str] = [],  # noqa: B006 - never changed, and None makes a worse form in the UI
+    test_size: float | None = None,
+    select_top: int | None = None,
+    seed: int | None = None,
+) -> State[Any]:
+    """Train the dataset's model on prepared objects, judge it, register it, and say whether it is better.
+
+    Args:
+        dataset: The dataset; leave as it is.
+        keys: Raw keys whose prepared objects are learnt from together. Empty: the one prepared last.
+        test_size: Share of rows held out, from 0 to 1, instead of the declared one.
+        select_top: Number of features to keep, instead of the declared one.
+        seed: Seed of everything random, instead of the declared one.
+    """
+    settings = load_settings()
+    store = connect(settings)
+    recipe = load_datasets(settings.datasets_dir)[dataset]
+    if recipe.train is None or recipe.target is None:
+        raise SettingsError(f"{dataset} declares no `train:` section and `target:`: add them to its YAML")
+    changes = {"test_size": test_size, "select": select_top, "seed": seed}
+    chosen = recipe.train.model_copy(update={name: x for name, x in changes.items() if x is not None})
+    try:
+        frame, receipts = load_data(store, recipe, keys)
+        split = select_features(frame, recipe.target, chosen)
+        estimator, evaluation = fit_and_evaluate(split, chosen)
+        done = register_model(store, recipe, training.Trained(split, estimator, evaluation), chosen, receipts)
+    except TransientError:
+        raise
+    except DropflowError as error:
+        return Failed(name="Rejected" if isinstance(error, RejectedError) else None, message=str(error))
+    get_run_logger().info("%s: %s", done.card.name, done.reason)
+    return Completed(name="Best" if done.is_best else "Trained", message=verdict(done))
+
+
+@stage
+def load_data(store: ObjectStore, dataset: Dataset, keys: list[str]) -> tuple[pd.DataFrame, list[Receipt]]:
+    """The prepared rows of the keys, and the receipts they came with. Raises RejectedError."""
+    receipts = [_receipt(store, dataset, key) for key in keys] or [latest_receipt(store, dataset)]
+    frames = [_prepared(store, receipt) for receipt in receipts]
+    return pd.concat(frames, ignore_index=True), receipts
+
+
+def _receipt(store: ObjectStore, dataset: Dataset, key: str) -> Receipt:
+    receipt = read_receipt(store, dataset, store.stat(dataset.bucket, key))
+    if receipt is None or receipt.fate != "processed":
+        raise RejectedError(
+            f"s3://{dataset.bucket}/{printable(key, 200)} has not been prepared: nothing to train on"
+        )
+    return receipt
+
+
+def latest_receipt(store: ObjectStore, dataset: Dataset) -> Receipt:
+    """The receipt of the object prepared last. Raises RejectedError when there is none."""
+    found = sorted(
+        store.list(dataset.output_bucket, f"{PREFIX}{dataset.name}/"),
+        key=lambda ref: (ref.modified is not None, ref.modified),
+        reverse=True,
+    )
+    for own in found:
+        if parse_receipt_key(own.key):
+            receipt = load_receipt(store, dataset.output_bucket, own.key)[1]
+            if receipt.fate == "processed":
+                return receipt
+    raise RejectedError(f"{dataset.name} has no prepared object yet: drop a file first")
+
+
+def _prepared(store: ObjectStore, receipt: Receipt) -> pd.DataFrame:
+    body = io.BytesIO(store.get(receipt.output_bucket, receipt.output_key)[1])
+    if receipt.output_key.endswith(".csv"):
+        return pd.read_csv(body)
+    return pd.read_feather(body) if receipt.output_key.endswith(".arrow") else pd.read_parquet(body)
+
+
+@flow(name="select features", persist_result=False)
+def select_features(frame: pd.DataFrame, target: str, chosen: Training) -> Split:
+    """Split the rows, and keep the features that tell most about the target."""
+    return stage(training.select)(stage(training.split)(frame, target, chosen), chosen)
+
+
+@flow(name="fit and evaluate", persist_result=False)
+def fit_and_evaluate(split: Split, chosen: Training) -> tuple[Any, Evaluation]:
+    """Fit on the train rows; predict the others and measure."""
+    estimator = stage(training.fit)(split, chosen)
+    return estimator, stage(training.examine)(estimator, split, chosen)
+
+
+@stage
+def register_model(
+    store: ObjectStore,
+    dataset: Dataset,
+    trained: training.Trained,
+    chosen: Training,
+    receipts: list[Receipt],
+) -> Registered:
+    """Store the model with its report, and show both; best is the one that beats all before."""
+    card = models.describe(
+        trained,
+        chosen,
+        dataset,
+        data=tuple(Source(receipt_key=_own_key(dataset, r), etag=r.output_etag) for r in receipts),
+        preprocessor_version=", ".join(sorted({r.preprocessor for r in receipts if r.preprocessor})),
+        flow_run_id=str(runtime.flow_run.id or ""),
+    )
+
+    def render(card: ModelCard, last: ModelCard | None) -> str:
+        return to_html(card, trained.evaluation, last)
+
+    done = models.register(store, dataset, trained.estimator, card, render)
+    text = to_markdown(done.card, trained.evaluation, done.last)
+    create_markdown_artifact(
+        text, key=f"model-{dataset.name}".replace("_", "-"), description=done.reason[:200]
+    )
+    return done
+
+
+def _own_key(dataset: Dataset, receipt: Receipt) -> str:
+    return receipt_key(dataset, ObjectRef(receipt.bucket, receipt.key, receipt.etag), receipt.fingerprint)
+
+
+def verdict(done: Registered) -> str:
+    """What the notification says."""
+    card = done.card
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items())
+    kept = "it is the best now" if done.is_best else "the best stays as it was"
+    return f"{card.name}: {metrics}; {done.reason}: {kept}"

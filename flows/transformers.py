@@ -1,0 +1,421 @@
+"""scikit-learn transformers for the steps that scikit-learn has none for. Frames in, frames out.
+
+They follow scikit-learn's rules (nothing learnt outside `fit`, learnt attributes end in `_`) and hold
+plain values, arrays and scikit-learn's own transformers only, so that skops can store them.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_selection import f_classif, f_regression, mutual_info_classif, mutual_info_regression
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
+
+from dropflow.errors import RejectedError
+from dropflow.objects import printable
+from dropflow.recipes import DICT_SEPARATOR
+
+MOST_COLUMNS = 20_000
+"""That one step may make: a file of more is of no use to anybody."""
+FEW_CLASSES = 20
+"""A target of whole numbers with no more values than that is taken for classes."""
+PARTS = {"weekday": "day_of_week", "dayofyear": "day_of_year"}
+"""pandas' names, where they are others."""
+SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86_400}
+
+
+class _Stateless(TransformerMixin, BaseEstimator):
+    """Learns nothing."""
+
+    def fit(self, X: pd.DataFrame, y: pd.Series | None = None) -> Self:  # noqa: ARG002, N803
+        self.fitted_ = True
+        return self
+
+
+class Columnwise(TransformerMixin, BaseEstimator):
+    """Apply transformers to some columns; the others stay as they are and where they are.
+
+    `parts`: pairs of column names and a transformer that gives a frame. New columns stand where the
+    first of their sources stood. A part whose column is missing is left out if that is the target: the
+    data to predict for has none.
+    """
+
+    def __init__(self, parts: list[tuple[list[str], Any]], target: str | None = None) -> None:
+        self.parts = parts
+        self.target = target
+
+    def fit(self, X: pd.DataFrame, y: pd.Series | None = None) -> Self:  # noqa: N803
+        self.fitted_ = [clone(transformer).fit(X[names], y) for names, transformer in self.parts]
+        return self
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        made: dict[str, pd.DataFrame] = {}
+        for (names, _), transformer in zip(self.parts, self.fitted_, strict=True):
+            if names == [self.target] and self.target not in X.columns:
+                continue
+            result = transformer.transform(X[names])
+            if list(result.columns) == names:
+                # In place, one by one: names of a part need not stand together.
+                made |= {name: result[[name]] for name in names}
+            else:
+                made |= {name: result if name == names[0] else result[[]] for name in names}
+        return joined(list(_in_order(X, made)))
+
+    def unknown(self, X: pd.DataFrame) -> dict[str, int]:  # noqa: N803
+        """Number of values, by column, of categories that were not there to be fitted on."""
+        return {
+            names[0]: count
+            for (names, _), transformer in zip(self.parts, self.fitted_, strict=True)
+            if isinstance(transformer, Encoder) and names[0] in X.columns
+            for count in [transformer.unknown(X[names[0]])]
+            if count
+        }
+
+
+def _in_order(frame: pd.DataFrame, made: Mapping[str, pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """What was made where its source stood, between the runs of columns that nobody touched."""
+    for untouched, names in groupby(frame.columns, lambda name: name not in made):
+        if untouched:
+            yield frame[list(names)]
+        else:
+            yield from (made[name] for name in names)
+
+
+def joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """The frames' columns side by side; all have the same rows. Raises RejectedError on equal names."""
+    result = pd.concat(frames, axis=1)
+    if result.shape[1] > MOST_COLUMNS:
+        raise RejectedError(
+            f"would have {result.shape[1]:,} columns: more than {MOST_COLUMNS:,} are not made"
+        )
+    if not result.columns.is_unique:
+        twice = result.columns[result.columns.duplicated()][0]
+        raise RejectedError(f"would have two columns of the name {printable(str(twice), 60)}: rename one")
+    return result
+
+
+class Drop(_Stateless):
+    """Leave out columns; the target may be missing."""
+
+    def __init__(self, columns: list[str]) -> None:
+        self.columns = columns
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        return X.drop(columns=[name for name in self.columns if name in X.columns])
+
+
+class Rename(_Stateless):
+    """Give columns new names."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.names = names
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        return X.rename(columns=self.names)
+
+
+class Cast(_Stateless):
+    """Change columns' types: number, category, text, datetime, boolean."""
+
+    def __init__(self, types: dict[str, str]) -> None:
+        self.types = types
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        casts = {name: cast(X[name], kind) for name, kind in self.types.items() if name in X.columns}
+        return X.assign(**casts)
+
+
+def cast(series: pd.Series, kind: str) -> pd.Series:
+    """The series as another type, gaps kept. Raises RejectedError naming the first value that is none."""
+    if kind == "number":
+        seconds = series.dtype.kind == "M"
+        done = (series - pd.Timestamp(0)).dt.total_seconds() if seconds else to_numbers(series)
+    elif kind == "datetime":
+        done = to_datetimes(series, None)
+    elif kind == "boolean":
+        done = to_booleans(series)
+    else:
+        done = to_texts(series)
+    bad = done.isna() & series.notna()
+    if bad.any():
+        first = int(bad.to_numpy().argmax())
+        value = printable(repr(series.iloc[first]), 40)
+        raise RejectedError(f"column {series.name}: {value} in data row {first + 1} is no {kind}")
+    return done
+
+
+def to_numbers(series: pd.Series) -> pd.Series:
+    """Floats; what is no number becomes a gap."""
+    if series.dtype == bool:
+        return series.astype(float)
+    return pd.to_numeric(series, errors="coerce").astype(float)
+
+
+def to_datetimes(series: pd.Series, form: str | None) -> pd.Series:
+    """Datetimes without zone, in UTC if they had one; what is none becomes a gap. `form` as of strftime."""
+    if series.dtype.kind == "M":
+        times = series
+    else:
+        times = pd.to_datetime(series, format=form or "ISO8601", errors="coerce", utc=True)
+    zoned = isinstance(times.dtype, pd.DatetimeTZDtype)
+    return times.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else times
+
+
+TRUE, FALSE = ("true", "yes", "1", "t", "y", "1.0"), ("false", "no", "0", "f", "n", "0.0")
+
+
+def to_booleans(series: pd.Series) -> pd.Series:
+    """1.0 and 0.0, a float as gaps need one; what is neither becomes a gap."""
+    if series.dtype == bool:
+        return series.astype(float)
+    words = series.astype(object).map(lambda value: str(value).strip().lower(), na_action="ignore")
+    return words.map({**dict.fromkeys(TRUE, 1.0), **dict.fromkeys(FALSE, 0.0)}).astype(float)
+
+
+def to_texts(series: pd.Series) -> pd.Series:
+    """Text as plain objects with NaN for gaps: what scikit-learn's imputers and encoders expect."""
+    if isinstance(series.dtype, pd.StringDtype):
+        return series.astype(object).where(series.notna(), np.nan)
+    if series.dtype.kind == "f" and (series.dropna() % 1 == 0).all():
+        series = series.astype("Int64")
+    return series.astype(object).map(str, na_action="ignore").where(series.notna(), np.nan).astype(object)
+
+
+class Derive(_Stateless):
+    """New columns, at the end: differences, ratios, concatenations, parts of dates."""
+
+    def __init__(self, columns: dict[str, dict[str, Any]]) -> None:
+        self.columns = columns
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        made = [pd.DataFrame(_derived(name, how, X), index=X.index) for name, how in self.columns.items()]
+        return joined([X, *made])
+
+
+def _derived(name: str, how: Mapping[str, Any], frame: pd.DataFrame) -> dict[str, pd.Series]:
+    if how.get("difference"):
+        first, second = (frame[column] for column in how["difference"])
+        difference = first - second
+        if difference.dtype.kind == "m":
+            difference = difference.dt.total_seconds() / SECONDS[how["unit"]]
+        return {name: difference.astype(float)}
+    if how.get("ratio"):
+        first, second = (frame[column].astype(float) for column in how["ratio"])
+        return {name: first / second.where(second != 0)}
+    if how.get("concat"):
+        texts = [to_texts(frame[column]) for column in how["concat"]]
+        return {name: texts[0].str.cat(pd.concat(texts[1:], axis=1), sep=how["separator"]).astype(object)}
+    times = frame[how["of"]].dt
+    return {f"{name}_{part}": getattr(times, PARTS.get(part, part)).astype(float) for part in how["parts"]}
+
+
+class Filter(_Stateless):
+    """Keep the rows that hold all conditions. The index tells which rows are left."""
+
+    def __init__(self, conditions: dict[str, dict[str, Any]]) -> None:
+        self.conditions = conditions
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        keep = pd.Series(data=True, index=X.index)
+        for name, condition in self.conditions.items():
+            if name in X.columns:
+                keep &= _holds(X[name], condition)
+        return X[keep]
+
+
+def _holds(series: pd.Series, condition: Mapping[str, Any]) -> pd.Series:
+    holds = series.notna()
+    if condition.get("min") is not None:
+        holds &= series >= condition["min"]
+    if condition.get("max") is not None:
+        holds &= series <= condition["max"]
+    if condition.get("values") is not None:
+        holds &= series.isin(list(condition["values"]))
+    return holds | series.isna() if condition.get("gaps") == "keep" else holds
+
+
+class ClipOutliers(TransformerMixin, BaseEstimator):
+    """Move what lies outside the bounds onto them; bounds are given or learnt."""
+
+    def __init__(
+        self,
+        min: float | None = None,  # noqa: A002 - the YAML's word
+        max: float | None = None,  # noqa: A002
+        quantiles: tuple[float, float] | None = None,
+        iqr: float | None = None,
+    ) -> None:
+        self.min = min
+        self.max = max
+        self.quantiles = quantiles
+        self.iqr = iqr
+
+    def fit(self, X: pd.DataFrame, y: pd.Series | None = None) -> Self:  # noqa: ARG002, N803
+        if self.quantiles:
+            bounds = X.quantile(list(self.quantiles))
+            self.low_, self.high_ = bounds.iloc[0].to_numpy(), bounds.iloc[1].to_numpy()
+        elif self.iqr:
+            low, high = (X.quantile(q).to_numpy() for q in (0.25, 0.75))
+            self.low_, self.high_ = low - self.iqr * (high - low), high + self.iqr * (high - low)
+        else:
+            self.low_ = np.full(X.shape[1], -np.inf if self.min is None else self.min)
+            self.high_ = np.full(X.shape[1], np.inf if self.max is None else self.max)
+        return self
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        return X.astype(float).clip(self.low_, self.high_, axis=1)
+
+
+class Encoder(TransformerMixin, BaseEstimator):
+    """A category becomes numbers, by scikit-learn's encoders; it knows what it was fitted on.
+
+    onehot: a column a category, all 0 for gaps and unknown ones. ordinal: its place, -1 for unknown ones.
+    target: the target's smoothed mean, as scikit-learn's TargetEncoder (without cross-fitting, so that
+    training and serving agree). frequency: its share of the rows fitted on, 0 for unknown ones.
+    """
+
+    def __init__(self, how: str, categories: list[str] | None = None) -> None:
+        self.how = how
+        self.categories = categories
+
+    def fit(self, X: pd.DataFrame, y: pd.Series | None = None) -> Self:  # noqa: N803
+        (name,) = X.columns
+        self.categories_ = self.categories or _categories(X[name])
+        if not self.categories_:
+            raise RejectedError(f"column {name} has no value at all: nothing to encode")
+        categories = [np.array(self.categories_, dtype=object)]
+        if self.how == "frequency":
+            counts = to_texts(X[name]).value_counts(dropna=False)
+            self.gaps_ = float(X[name].isna().sum()) / len(X)
+            self.shares_ = (counts.reindex(self.categories_).fillna(0) / len(X)).to_numpy(dtype=float)
+        elif self.how == "target":
+            assert y is not None
+            self.encoder_ = TargetEncoder().set_output(transform="pandas")
+            self.encoder_.fit(_filled(X), y)
+        elif self.how == "onehot":
+            self.encoder_ = OneHotEncoder(categories=categories, sparse_output=False, handle_unknown="ignore")
+            self.encoder_.set_output(transform="pandas").fit(_filled(X))
+        else:
+            self.encoder_ = OrdinalEncoder(
+                categories=categories, handle_unknown="use_encoded_value", unknown_value=-1
+            )
+            self.encoder_.set_output(transform="pandas").fit(_filled(X))
+        return self
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        (name,) = X.columns
+        if self.how == "frequency":
+            shares = dict(zip(self.categories_, self.shares_, strict=True))
+            found = to_texts(X[name]).map(shares).astype(float).fillna(0.0)
+            return found.where(X[name].notna(), self.gaps_).to_frame(name)
+        encoded: pd.DataFrame = self.encoder_.transform(_filled(X))
+        return encoded
+
+    def unknown(self, series: pd.Series) -> int:
+        return int((~to_texts(series).isin(self.categories_) & series.notna()).sum())
+
+
+GAP = "\0"
+"""Stands for a gap, which some encoders refuse: no value can be it."""
+
+
+def _filled(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.apply(to_texts).fillna(GAP)
+
+
+def _categories(series: pd.Series) -> list[str]:
+    """Sorted, as numbers where they are numbers."""
+    return list(to_texts(pd.Series(sorted(series.dropna().unique()))))
+
+
+class FixedBins(TransformerMixin, BaseEstimator):
+    """A number becomes the number of edges that are not above it."""
+
+    def __init__(self, edges: list[float]) -> None:
+        self.edges = edges
+
+    def fit(self, X: pd.DataFrame, y: pd.Series | None = None) -> Self:  # noqa: ARG002, N803
+        self.edges_ = np.array(self.edges, dtype=float)
+        return self
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        binned: pd.DataFrame = X.apply(
+            lambda column: np.searchsorted(self.edges_, column, side="right").astype(float)
+        )
+        return binned
+
+
+class SparseOneHot(TransformerMixin, BaseEstimator):
+    """scikit-learn's dict-vectorizer on columns of many categories: sparse columns `name=value`."""
+
+    def fit(self, X: pd.DataFrame, y: pd.Series | None = None) -> Self:  # noqa: ARG002, N803
+        self.vectorizer_ = DictVectorizer(sparse=True, dtype=np.float32, separator=DICT_SEPARATOR)
+        self.vectorizer_.fit(_dicts(X))
+        if len(self.vectorizer_.feature_names_) > MOST_COLUMNS:
+            number = len(self.vectorizer_.feature_names_)
+            raise RejectedError(
+                f"columns {', '.join(X.columns)}: {number:,} categories would make as many columns, and more "
+                f"than {MOST_COLUMNS:,} are not made: encode by target or frequency"
+            )
+        return self
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        matrix = self.vectorizer_.transform(_dicts(X))
+        names = self.vectorizer_.get_feature_names_out()
+        made = pd.DataFrame.sparse.from_spmatrix  # type: ignore[attr-defined] # the stubs lack it
+        frame: pd.DataFrame = made(matrix, index=X.index, columns=names)
+        return frame
+
+
+def _dicts(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    # As text: the vectorizer would take a number for a value of its own column.
+    return frame.map(str).to_dict("records")  # type: ignore[return-value]
+
+
+class Select(TransformerMixin, BaseEstimator):
+    """Keep the target and some columns: those named, or the `top` by what they tell of the target.
+
+    Scores are scikit-learn's f_classif or f_regression (f_test), mutual information, or the variance.
+    """
+
+    def __init__(
+        self,
+        columns: list[str] | None = None,
+        top: int | None = None,
+        by: str = "f_test",
+        target: str | None = None,
+    ) -> None:
+        self.columns = columns
+        self.top = top
+        self.by = by
+        self.target = target
+
+    def fit(self, X: pd.DataFrame, y: pd.Series | None = None) -> Self:  # noqa: N803
+        if self.columns is not None:
+            self.kept_ = list(self.columns)
+            return self
+        features = X.drop(columns=[self.target] if self.target in X.columns else [])
+        self.scores_ = np.nan_to_num(self._score(features, y), nan=-np.inf)
+        # Stable: of equals the first.
+        best = np.argsort(-self.scores_, kind="stable")[: self.top]
+        self.kept_ = [str(name) for name in features.columns[np.sort(best)]]
+        return self
+
+    def _score(self, features: pd.DataFrame, y: pd.Series | None) -> Any:
+        if self.by == "variance":
+            return features.var(ddof=0).to_numpy(dtype=float)
+        assert y is not None
+        classes = y.dtype == object or (y.nunique() <= FEW_CLASSES and (y % 1 == 0).all())
+        if self.by == "f_test":
+            score = f_classif if classes else f_regression
+            with np.errstate(all="ignore"):
+                return score(features, y)[0]
+        score = mutual_info_classif if classes else mutual_info_regression
+        return score(features, y, random_state=0)
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        keep = {*self.kept_, self.target}
+        return X[[name for name in X.columns if name in keep]]

@@ -1,0 +1,346 @@
+"""Fit and transform: stored preprocessors, drift, checkpoints, quarantine, on a whole Preparation."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from memory_store import MemoryStore
+
+from dropflow.datasets import Dataset
+from dropflow.errors import PermanentError, RejectedError
+from dropflow.receipts import Receipt, read_receipt
+from dropflow.samples import churn_csv
+from flows import preprocessors, steps
+from flows.preparation import Preparation, Prepared
+from flows.preprocessors import Preprocessor, cards, load
+
+
+@dataclass
+class Bench:
+    """One dataset, and the store its objects are in."""
+
+    dataset: Dataset
+    store: Any
+
+    def drop(self, name: str, content: bytes) -> str:
+        key = f"{self.dataset.prefix}{name}"
+        self.store.put(self.dataset.bucket, key, content, "text/csv")
+        return key
+
+    def prepare(self, name: str, content: bytes, **options: Any) -> Prepared:
+        return Preparation(self.store, self.dataset, "run", **options).prepare(self.drop(name, content))
+
+    def receipt(self, name: str) -> Receipt:
+        ref = self.store.stat(self.dataset.bucket, f"{self.dataset.prefix}{name}")
+        found = read_receipt(self.store, self.dataset, ref)
+        assert found
+        return found
+
+    def output(self, name: str) -> pd.DataFrame:
+        receipt = self.receipt(name)
+        return pd.read_parquet(io.BytesIO(self.store.get(receipt.output_bucket, receipt.output_key)[1]))
+
+    def preprocessor(self, version: int = -1) -> Preprocessor:
+        known = list(cards(self.store, self.dataset))
+        return load(self.store, known[version])
+
+    def changed(self, **changes: Any) -> "Bench":
+        fields = self.dataset.model_dump(mode="json", exclude_unset=True)
+        return Bench(Dataset.model_validate({**fields, **changes}), self.store)
+
+
+@pytest.fixture
+def bench(churn: Dataset) -> Bench:
+    return Bench(churn, MemoryStore())
+
+
+@pytest.fixture
+def reference(bench: Bench) -> Bench:
+    return bench.changed(fit="reference")
+
+
+FIRST, SECOND = churn_csv(rows=2000, seed=1), churn_csv(rows=500, seed=2)
+
+
+def raw(content: bytes) -> pd.DataFrame:
+    return pd.read_csv(
+        io.BytesIO(content), keep_default_na=False, na_values={"Age": "", "Gender": "", "Surname": ""}
+    )
+
+
+def test_the_first_object_teaches_and_the_others_are_only_transformed(reference: Bench) -> None:
+    assert reference.prepare("a.csv", FIRST).result == "processed"
+    assert reference.prepare("b.csv", SECOND).result == "processed"
+    assert [card.label for card in cards(reference.store, reference.dataset)] == ["v1"]
+    assert reference.receipt("b.csv").preprocessor == "v1"
+    ages = raw(FIRST)["Age"]
+    filled = ages.fillna(ages.median())
+    expected = (raw(SECOND)["Age"].fillna(ages.median()) - filled.mean()) / filled.std(ddof=0)
+    np.testing.assert_allclose(reference.output("b.csv")["Age"], expected, atol=1e-12)
+
+
+def test_serving_gives_exactly_what_the_pipeline_gave(reference: Bench) -> None:
+    reference.prepare("a.csv", FIRST)
+    reference.prepare("b.csv", SECOND)
+    served = reference.preprocessor().transform(raw(SECOND))
+    pd.testing.assert_frame_equal(served, reference.output("b.csv"), check_exact=True)
+
+
+def test_serving_does_without_the_target(reference: Bench) -> None:
+    reference.prepare("a.csv", FIRST)
+    served = reference.preprocessor().transform(raw(SECOND).drop(columns="Exited"))
+    pd.testing.assert_frame_equal(
+        served, reference.preprocessor().transform(raw(SECOND)).drop(columns="Exited")
+    )
+
+
+def test_a_served_row_that_breaks_the_contract_is_told(reference: Bench) -> None:
+    reference.prepare("a.csv", FIRST)
+    with pytest.raises(RejectedError, match="Geography: the value 'Atlantis' in data row 1"):
+        reference.preprocessor().transform(raw(SECOND).assign(Geography="Atlantis"))
+
+
+def test_a_changed_recipe_is_fitted_anew_on_the_same_reference(reference: Bench) -> None:
+    reference.prepare("a.csv", FIRST)
+    changed = reference.changed(
+        steps=[{"drop": ["Surname"]}, {"impute": {"Age": "mean", "Gender": "most_frequent"}}]
+    )
+    assert changed.prepare("b.csv", SECOND).result == "processed"
+    card = changed.preprocessor().card
+    assert (card.label, card.key) == ("v2", "churn/a.csv")
+    gone = changed.changed(steps=[{"drop": ["Surname"]}])
+    gone.store.put("raw", "churn/a.csv", b"other bytes", "text/csv")
+    failed = gone.prepare("c.csv", SECOND)
+    assert failed.result == "failed"
+    assert "gone or overwritten: run preprocess/churn with `refit` and a key" in failed.message
+    assert gone.prepare("c.csv", SECOND, refit=True).result == "processed"
+    assert gone.receipt("c.csv").preprocessor == "v3"
+
+
+def test_a_pinned_version_is_used_or_refused(reference: Bench) -> None:
+    reference.prepare("a.csv", FIRST)
+    reference.prepare("b.csv", SECOND, refit=True)
+    pinned = reference.changed(fit="reference v1")
+    assert pinned.prepare("c.csv", churn_csv(rows=300, seed=3)).result == "processed"
+    assert pinned.receipt("c.csv").preprocessor == "v1"
+    other = pinned.changed(steps=[{"drop": ["Surname"]}]).prepare("d.csv", SECOND)
+    assert "fitted with another recipe" in other.message
+    assert (
+        "no such version (there are: v1, v2)"
+        in reference.changed(fit="reference v9").prepare("d.csv", SECOND).message
+    )
+
+
+def test_a_refit_prepares_anew_what_was_prepared_with_the_version_before(reference: Bench) -> None:
+    reference.prepare("a.csv", FIRST)
+    assert reference.prepare("a.csv", FIRST).result == "cached"
+    assert reference.prepare("b.csv", SECOND, refit=True).result == "processed"
+    assert reference.prepare("a.csv", FIRST).result == "processed"
+    assert reference.receipt("a.csv").preprocessor == "v2"
+
+
+def test_another_scikit_learn_is_refused(reference: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference.prepare("a.csv", FIRST)
+    monkeypatch.setattr(preprocessors.sklearn, "__version__", "99.0")
+    with pytest.raises(PermanentError, match=r"fitted with scikit-learn .*, and this is 99.0"):
+        reference.preprocessor()
+
+
+def test_a_file_that_cannot_be_fitted_on_is_rejected_and_the_next_one_teaches(reference: Bench) -> None:
+    assert reference.prepare("bad.csv", b"nonsense\n1\n").result == "rejected"
+    assert reference.prepare("a.csv", FIRST).result == "processed"
+    assert reference.receipt("a.csv").preprocessor == "v1"
+
+
+class Foreign:
+    def __init__(self) -> None:
+        self.harm = 1
+
+
+def test_tampered_content_is_not_loaded(reference: Bench) -> None:
+    reference.prepare("a.csv", FIRST)
+    card = reference.preprocessor().card
+    evil = skops.io.dumps((Foreign(),))
+    reference.store.put("processed", card.content_key, evil, "application/zip")
+    with pytest.raises(PermanentError, match="was changed since it was stored"):
+        reference.preprocessor()
+    signed = card.model_copy(update={"sha256": preprocessors.hashlib.sha256(evil).hexdigest()})
+    with pytest.raises(PermanentError, match=r"types that are not trusted: .*Foreign"):
+        load(reference.store, signed)
+    torn = b"PK\x03\x04 nonsense"
+    reference.store.put("processed", card.content_key, torn, "application/zip")
+    with pytest.raises(PermanentError, match="cannot be read"):
+        load(
+            reference.store,
+            card.model_copy(update={"sha256": preprocessors.hashlib.sha256(torn).hexdigest()}),
+        )
+
+
+def test_two_first_objects_at_once_make_versions_of_their_own(reference: Bench) -> None:
+    for seed in (1, 2):
+        content = churn_csv(rows=300, seed=seed)
+        ref = reference.store.put("raw", "churn/x.csv", content, "text/csv")
+        Preparation(reference.store, reference.dataset, f"run{seed}")._fit(ref)
+    assert [card.label for card in cards(reference.store, reference.dataset)] == ["v1", "v2"]
+
+
+def drifted(content: bytes) -> bytes:
+    frame = raw(content)
+    frame["CreditScore"] = (frame["CreditScore"] + 150).clip(upper=1000)
+    return frame.to_csv(index=False).encode()
+
+
+def test_drift_warns_or_rejects(reference: Bench) -> None:
+    reference.prepare("a.csv", FIRST)
+    assert reference.prepare("b.csv", SECOND).result == "processed"
+    assert reference.receipt("b.csv").warnings == ()
+    done = reference.prepare("c.csv", drifted(SECOND))
+    assert done.result == "processed"
+    (warning,) = reference.receipt("c.csv").warnings
+    assert warning.startswith("drifted from the reference v1: CreditScore (PSI ")
+    assert warning in done.message
+    strict = reference.changed(drift={"then": "reject"})
+    assert strict.prepare("d.csv", drifted(SECOND)).result == "rejected"
+    assert "drifted from the reference" in strict.receipt("d.csv").reason
+
+
+def test_small_files_do_not_drift_by_chance(reference: Bench) -> None:
+    reference.prepare("a.csv", FIRST)
+    flagged = 0
+    for seed in range(20):
+        reference.prepare(f"{seed}.csv", churn_csv(rows=25, seed=100 + seed))
+        flagged += len(reference.receipt(f"{seed}.csv").warnings)
+    assert flagged <= 4, "fourteen columns each, at one in a hundred"
+
+
+def test_categories_that_the_reference_does_not_know(reference: Bench) -> None:
+    columns = {**reference.dataset.model_dump(mode="json")["columns"], "Geography": {"type": "category"}}
+    open_ended = reference.changed(columns=columns, drift={"then": "ignore"})
+    open_ended.prepare("a.csv", FIRST)
+    strange = SECOND.replace(b"Spain", b"Malta")
+    assert open_ended.prepare("b.csv", strange).result == "processed"
+    (warning,) = open_ended.receipt("b.csv").warnings
+    assert "column Geography" in warning
+    assert "categories not known to the reference" in warning
+    rows = raw(strange)["Geography"] == "Malta"
+    encoded = open_ended.output("b.csv").filter(like="Geography_")
+    assert (encoded[rows.to_numpy()] == 0).all(axis=None)
+    strict = open_ended.changed(unknown_categories="reject")
+    assert strict.prepare("c.csv", strange).result == "rejected"
+
+
+def test_bad_rows_are_set_aside_each_with_its_reason(bench: Bench) -> None:
+    frame = raw(SECOND).astype(object)
+    frame.loc[3, "Geography"] = "Atlantis"
+    frame.loc[7, "Age"] = "=cmd|' /C calc'!A0"
+    frame.loc[7, "CreditScore"] = -5
+    done = bench.prepare("a.csv", frame.to_csv(index=False).encode())
+    assert done.result == "processed"
+    receipt = bench.receipt("a.csv")
+    assert (receipt.rows_in, receipt.rows_out, receipt.quarantined) == (500, 498, 2)
+    assert "498 out, 2 quarantined" in done.message
+    bad = pd.read_csv(io.BytesIO(bench.store.get("processed", receipt.quarantine_key)[1]))
+    assert bad["_row"].tolist() == [4, 8]
+    assert bad["_reason"].tolist() == [
+        "Geography is none of France, Germany, Spain",
+        "CreditScore is below 0; Age is no number",
+    ]
+    assert bad["Age"].tolist()[1].startswith("'=cmd")
+    report = bench.store.get("processed", receipt.report_key)[1].decode()
+    assert "is none of France, Germany, Spain" in report
+
+
+def test_above_the_declared_share_the_file_is_rejected(bench: Bench) -> None:
+    frame = raw(SECOND)
+    frame.loc[:24, "Geography"] = "Atlantis"
+    assert bench.prepare("a.csv", frame.to_csv(index=False).encode()).result == "processed"
+    frame.loc[25, "Geography"] = "Atlantis"
+    done = bench.prepare("b.csv", frame.to_csv(index=False).encode())
+    assert done.result == "rejected"
+    assert "26 of 500 rows are bad, more than 5% may be set aside" in done.message
+    generous = bench.changed(quarantine={"max_share": 0.5})
+    assert generous.prepare("b.csv", frame.to_csv(index=False).encode()).result == "processed"
+
+
+def test_everything_is_fitted_on_the_train_rows_only(bench: Bench) -> None:
+    split = bench.changed(split={"test_size": 0.25, "stratify": "Exited"})
+    split.prepare("a.csv", FIRST)
+    output = split.output("a.csv")
+    train = output[output["split"] == "train"]
+    assert len(train) == 1500
+    np.testing.assert_allclose(train["Age"].mean(), 0, atol=1e-9)
+    np.testing.assert_allclose(train["Age"].std(ddof=0), 1, atol=1e-9)
+    assert abs(output["Age"].mean()) > 1e-6
+    shares = output.groupby("split")["Exited"].mean()
+    np.testing.assert_allclose(shares["train"], shares["test"], atol=2e-3)
+
+
+class CountedSteps:
+    """Steps that note what they did, one of which fails as often as told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+        self.done: list[str] = []
+        self.failing = failing
+        self._apply = steps.apply
+        monkeypatch.setattr(steps, "apply", self)
+
+    def __call__(self, frame: pd.DataFrame, step: Any, *arguments: Any, **named: Any) -> Any:
+        if step.kind == self.failing:
+            raise MemoryError("no room")
+        self.done.append(step.kind)
+        return self._apply(frame, step, *arguments, **named)
+
+
+def test_a_run_that_failed_at_scale_reuses_what_impute_and_encode_made(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = CountedSteps(monkeypatch, failing="scale")
+    assert bench.prepare("a.csv", FIRST).result == "failed"
+    assert counted.done == ["drop", "impute", "encode"]
+    counted.failing, counted.done = "", []
+    assert bench.prepare("a.csv", FIRST).result == "processed"
+    assert counted.done == ["scale"]
+    assert [step.detail for step in bench.receipt("a.csv").steps[:3]] == ["taken from an earlier attempt"] * 3
+    clean = Bench(bench.dataset, MemoryStore())
+    clean.prepare("a.csv", FIRST)
+    pd.testing.assert_frame_equal(bench.output("a.csv"), clean.output("a.csv"), check_exact=True)
+
+
+def test_changing_a_step_computes_again_from_that_step_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = CountedSteps(monkeypatch, failing="scale")
+    bench.prepare("a.csv", FIRST)
+    counted.failing, counted.done = "", []
+    fields = bench.dataset.model_dump(mode="json", exclude_unset=True)["steps"]
+    scaled = [*fields[:3], {"scale": {"method": "minmax", "columns": ["Age"]}}]
+    assert bench.changed(steps=scaled).prepare("a.csv", FIRST).result == "processed"
+    assert counted.done == ["scale"]
+    counted.done = []
+    ordinal = [*fields[:2], {"encode": {"Geography": "ordinal", "Gender": "ordinal"}}, fields[3]]
+    assert bench.changed(steps=ordinal).prepare("a.csv", FIRST).result == "processed"
+    assert counted.done == ["drop", "impute", "encode", "scale"], "only the last frame of a failure is kept"
+
+
+def test_other_bytes_reuse_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = CountedSteps(monkeypatch, failing="scale")
+    bench.prepare("a.csv", FIRST)
+    counted.failing, counted.done = "", []
+    bench.prepare("a.csv", SECOND)
+    assert counted.done == ["drop", "impute", "encode", "scale"]
+
+
+@pytest.mark.parametrize("output", ["csv", "arrow"])
+def test_other_output_formats(bench: Bench, output: str) -> None:
+    other = bench.changed(output=output)
+    assert other.prepare("a.csv", SECOND).result == "processed"
+    receipt = other.receipt("a.csv")
+    assert receipt.output_key == f"churn/a.{output}"
+    body = io.BytesIO(other.store.get("processed", receipt.output_key)[1])
+    frame = pd.read_csv(body) if output == "csv" else pd.read_feather(body)
+    bench.prepare("a.csv", SECOND)
+    np.testing.assert_allclose(frame.to_numpy(dtype=float), bench.output("a.csv").to_numpy(dtype=float))
