@@ -15,11 +15,13 @@ from typing import Annotated, Any, NoReturn
 
 import cyclopts
 import httpx
+import yaml
 from cyclopts import Parameter
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
 
 from dropflow import __version__, drops
 from dropflow.declarations import load_datasets
@@ -226,6 +228,7 @@ def replay(
     dataset: Annotated[str | None, Parameter(name=["--dataset", "-d"])] = None,
     failed: Annotated[bool, Parameter(negative="")] = False,
     rejected: Annotated[bool, Parameter(negative="")] = False,
+    quarantined: Annotated[bool, Parameter(negative="")] = False,
     since: datetime | None = None,
     until: datetime | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
@@ -245,6 +248,8 @@ def replay(
         Only those that failed.
     rejected
         Only those that were rejected.
+    quarantined
+        Only those of which rows were set aside: after the dataset has been mended.
     since
         Only those first seen at this time or later, in UTC (2026-11-21 or 2026-11-21T08:00).
     until
@@ -267,6 +272,7 @@ def replay(
                 objects,
                 dataset=dataset,
                 fates=fates,
+                quarantined=quarantined,
                 since=_in_utc(since),
                 until=_in_utc(until),
             )
@@ -317,6 +323,110 @@ def audit(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
         for url in examples:
             out.print(f"  {escape(printable(url, 400))}", soft_wrap=True)
     return OK if done.clean else BAD_OUTCOME
+
+
+@app.command(name="new-dataset")
+def new_dataset(
+    file: Path,
+    /,
+    *,
+    name: str | None = None,
+    bucket: str = "raw",
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    data_dir: DataDir = None,
+) -> int:
+    """Look at a sample file and write a commented dataset file that works.
+
+    Parameters
+    ----------
+    file
+        CSV, Parquet, JSON lines or Excel; gz, zst or zip.
+    name
+        The dataset's name; by default after the file.
+    bucket
+        Where files of this kind will be dropped.
+    output
+        Where to write the YAML (- for the terminal); by default <name>.yaml among the datasets.
+    """
+    from dropflow.declarations import load_dataset
+    from flows.proposal import propose
+
+    settings = load_settings(data_dir)
+    text = propose(file.read_bytes(), file.name, name, bucket)
+    if output == Path("-"):
+        print(text, end="")  # noqa: T201 - a file, as it is
+        return OK
+    path = output or settings.datasets_dir / f"{yaml.safe_load(text)['name']}.yaml"
+    if path.exists():
+        raise SettingsError(f"{path} is there already: give --name, or --output")
+    path.write_text(text, encoding="utf-8")
+    dataset = load_dataset(path)
+    out.print(
+        f"[green]wrote[/] {path}: {len(dataset.columns)} columns, {len(dataset.steps)} steps", soft_wrap=True
+    )
+    _say("Read it, then bring it to the server: dropflow check && dropflow apply; restart the listener.")
+    return OK
+
+
+@app.command
+def preprocessors(dataset: str | None = None, /, *, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """List the fitted preprocessors: versions, what they were fitted on, which one is in use."""
+    from flows.preprocessors import cards, in_use
+
+    settings = load_settings(data_dir)
+    datasets = load_datasets(settings.datasets_dir)
+    store = connect(settings)
+    chosen = [datasets[dataset]] if dataset else list(datasets.by_name.values())
+    found = [(card, in_use(card, one)) for one in chosen for card in cards(store, one)]
+    if as_json:
+        _print_json(
+            [
+                {**card.model_dump(mode="json", exclude={"dataset", "reference"}), "in_use": used}
+                for card, used in found
+            ]
+        )
+        return OK
+    table = Table("dataset", "version", "fitted on", "rows", "fitted at", "scikit-learn", "", box=None)
+    for card, used in found:
+        fitted_on = escape(printable(card.fitted_on.url, 60))
+        mark = "[green]fits the recipe[/]" if used else "another recipe or scikit-learn"
+        table.add_row(
+            card.name,
+            card.label,
+            fitted_on,
+            f"{card.rows:,}",
+            f"{card.fitted_at:%Y-%m-%d %H:%M}",
+            card.sklearn,
+            mark,
+        )
+    out.print(
+        table if found else "None yet: a dataset with `fit: reference` is fitted on the first file dropped."
+    )
+    return OK
+
+
+@app.command
+def models(dataset: str | None = None, /, *, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """List the trained models: versions, metrics, which one is best."""
+    from flows.models import versions
+
+    settings = load_settings(data_dir)
+    datasets = load_datasets(settings.datasets_dir)
+    store = connect(settings)
+    chosen = [datasets[dataset]] if dataset else list(datasets.by_name.values())
+    found = [card for one in chosen for card in versions(store, one)]
+    if as_json:
+        _print_json([card.model_dump(mode="json") for card in found])
+        return OK
+    table = Table("dataset", "version", "model", "metrics on held-out rows", "trained at", "", box=None)
+    for card in found:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items())
+        version, moment = f"v{card.version}", f"{card.trained_at:%Y-%m-%d %H:%M}"
+        table.add_row(card.dataset, version, card.model, metrics, moment, f"[green]{card.tag}[/]")
+    out.print(
+        table if found else "None yet: a dataset with a `train:` section is trained on each file dropped."
+    )
+    return OK
 
 
 @app.command

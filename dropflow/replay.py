@@ -20,6 +20,7 @@ def choose(
     *,
     dataset: str | None = None,
     fates: Collection[Fate] = (),
+    quarantined: bool = False,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Iterator[Entry]:
@@ -27,14 +28,15 @@ def choose(
 
     A pattern is a key, s3://bucket/key, or a glob of either. What is in flight is left alone.
     """
-    if not (patterns or dataset or fates or since or until):
+    if not (patterns or dataset or fates or quarantined or since or until):
         raise SettingsError(
-            "what is to be replayed? Give keys or globs, --dataset, --failed, --rejected or --since"
+            "what is to be replayed? Give keys or globs, --dataset, --failed, --rejected, --quarantined or "
+            "--since"
         )
     if dataset:
         datasets[dataset]  # an unknown one is named
     wanted = [f"{bucket}/{key}" for p in patterns for bucket, key in _places(p, datasets)]
-    found = ledger.search(dataset=dataset, fates=fates, since=since, until=until)
+    found = ledger.search(dataset=dataset, fates=fates, quarantined=quarantined, since=since, until=until)
     matching = (entry for entry in found if entry.dataset and (not wanted or _matches(entry, wanted)))
     for _, versions in groupby(matching, key=lambda entry: (entry.ref.bucket, entry.ref.key)):
         *_, newest = versions

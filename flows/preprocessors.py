@@ -111,6 +111,11 @@ def cards(store: ObjectStore, dataset: Dataset) -> Iterator[PreprocessorCard]:
         yield read_card(store, dataset.output_bucket, key)
 
 
+def in_use(card: PreprocessorCard, dataset: Dataset) -> bool:
+    """Whether the version can transform for the dataset as it is declared now."""
+    return card.recipe == steps.recipe_id(dataset) and card.sklearn == sklearn.__version__
+
+
 def read_card(store: ObjectStore, bucket: str, key: str) -> PreprocessorCard:
     """Raises PermanentError when it cannot be read."""
     body = store.get(bucket, key)[1]

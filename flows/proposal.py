@@ -73,6 +73,7 @@ _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _DAYS = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%d.%m.%y", "%m/%d/%y")
 _WORDED = ("%d %b %Y", "%d-%b-%Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y")
 FORMATS = tuple(day + clock for day in (*_DAYS, *_WORDED) for clock in _CLOCKS)
+_DIGIT = re.compile(r"[0-9]")
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}(-[0-9]{2}|$)")
 _SWAPPED = {"%m/%d/%Y": "%d/%m/%Y", "%d-%m-%Y": "%m-%d-%Y"}
 """Where every day is 12 or less, a file does not tell which of the two it is."""
@@ -168,7 +169,9 @@ class Seen:
 
     @property
     def _why_no_text(self) -> str:
-        return "tells who it is" if self.words & _PERSON else f"free text: {self.distinct:,} different"
+        if self.words & _PERSON:
+            return "tells who it is"
+        return f"{self.note or 'free text'}: {self.distinct:,} different"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -210,7 +213,9 @@ class Seen:
 
 
 def _counts_rows(values: pd.Series) -> bool:
-    return bool((values.to_numpy() == np.arange(len(values)) + values.iloc[0]).all())
+    # Years in a row count as well, but from elsewhere.
+    first = values.iloc[0]
+    return first in (0, 1) and bool((values.to_numpy() == np.arange(len(values)) + first).all())
 
 
 def shown(value: Any) -> str:
@@ -303,14 +308,11 @@ def _texts(frame: pd.DataFrame) -> list[str]:
 
 def _spelt(content: bytes, name: str, frame: pd.DataFrame, how: Reading) -> Reading:
     """How the file writes its numbers: as most columns of text then are numbers."""
-    samples = [frame[column].head(SAMPLE).dropna() for column in _texts(frame)]
-    samples = [sample[sample.str.contains("[0-9]", regex=True)].str.strip() for sample in samples]
-    # Without a word of its own, 1,234 is a thousand where commas part the columns.
-    order = [
-        s for s in _SPELLINGS if s[0] == "." or how.decimal == "," or not _by_commas(content, name, frame)
-    ]
-    order += [s for s in _SPELLINGS if s not in order]
-    order = [s for s in order if how.decimal == "." or s[0] == ","]
+    samples = [_sample(frame[column]) for column in _texts(frame)]
+    order = [s for s in _SPELLINGS if s[0] == "," or how.decimal == "."]
+    # Where commas part the columns, 1,234 is a thousand.
+    if samples and _by_commas(content, name, frame):
+        order.sort(key=lambda spelling: spelling[0] == ",")
     counts = [sum(_all_numbers(sample, *spelling) for sample in samples) for spelling in order]
     decimal, thousands = order[counts.index(max(counts))]
     return how.model_copy(update={"decimal": decimal, "thousands": thousands})
@@ -324,11 +326,17 @@ def _by_commas(content: bytes, name: str, frame: pd.DataFrame) -> bool:
     return list(found.columns) == list(frame.columns)
 
 
-def _all_numbers(sample: pd.Series, decimal: str, thousands: str | None) -> bool:
+def _sample(texts: pd.Series) -> list[str]:
+    """Some of what is given; without a digit it may stand for a gap: NA, null."""
+    # Plain lists: pandas takes a millisecond a column for each question.
+    return [text.strip() for text in texts.head(SAMPLE).dropna().tolist() if _DIGIT.search(text)]
+
+
+def _all_numbers(sample: list[str], decimal: str, thousands: str | None) -> bool:
     mark, group = re.escape(decimal), re.escape(thousands or "")
     whole = rf"[0-9]{{1,3}}(?:{group}[0-9]{{3}})+|[0-9]+" if thousands else "[0-9]+"
-    number = rf"[+-]?(?:(?:{whole})(?:{mark}[0-9]*)?|{mark}[0-9]+)(?:[eE][+-]?[0-9]+)?"
-    return len(sample) > 0 and bool(sample.str.fullmatch(number).all())
+    number = re.compile(rf"[+-]?(?:(?:{whole})(?:{mark}[0-9]*)?|{mark}[0-9]+)(?:[eE][+-]?[0-9]+)?")
+    return bool(sample) and all(map(number.fullmatch, sample))
 
 
 # Columns
@@ -349,10 +357,7 @@ def _seen(content: bytes, name: str, natural: pd.DataFrame, how: Reading) -> tup
 def _may_be_number(series: pd.Series, how: Reading) -> bool:
     if not isinstance(series.dtype, pd.StringDtype):
         return pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_bool_dtype(series)
-    # What has no digit may stand for a gap: NA, null.
-    given = series.dropna().head(SAMPLE).str.strip()
-    given = given[given.str.contains("[0-9]", regex=True)]
-    return _all_numbers(given, how.decimal, how.thousands)
+    return _all_numbers(_sample(series), how.decimal, how.thousands)
 
 
 def _numbers(content: bytes, name: str, how: Reading, likely: list[str]) -> dict[str, pd.Series]:
@@ -442,7 +447,7 @@ def _date_format(series: pd.Series) -> str | None:
     if series.dtype.kind == "M":
         return ""
     texts = to_texts(series).dropna()
-    if texts.empty or not texts.head(SAMPLE).str.contains("[0-9]", regex=True).all():
+    if texts.empty or not all(map(_DIGIT.search, texts.head(SAMPLE))):
         return None
     if texts.str.match(_ISO).all():
         return "" if _fits(series, None) else None
@@ -515,7 +520,7 @@ class Line:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is done to the columns, step by step; a name of its own is found for all that is made."""
+    """What is done to the columns, step by step. Nothing gets a name that is there already."""
 
     columns: list[Seen]
     guess: Target | None
@@ -591,13 +596,11 @@ class _Plan:
             if column.type != "category" or not column.distinct:
                 continue
             names = {f"{column.name}_{value}" for value in column.counts.index}
-            many = f"{column.distinct:,} values: as many columns would be too many"
+            many = f"{column.distinct:,} values: too many for a column each"
             if column.distinct > min(MOST_ONEHOT, room):
                 lines.append(Line(column.name, "frequency", many))
             elif names & taken:
-                lines.append(
-                    Line(column.name, "frequency", "onehot would make a column that is there already")
-                )
+                lines.append(Line(column.name, "frequency", "onehot would make a name that is there"))
             else:
                 lines.append(Line(column.name, "onehot", f"{column.distinct} values"))
                 taken |= names
@@ -648,8 +651,10 @@ def scalar(text: str) -> str:
     # Single quotes and plain text break at a newline; and other readers take 1e3 for a number.
     quoted = not text.isprintable() or text.lower() in _YAML_WORDS or _numeric(text)
     style = '"' if quoted else None
+    # What cannot be seen is escaped: a hard space as thousands looks like any other.
+    clear = text.isprintable()
     made = yaml.safe_dump(
-        [text], default_flow_style=True, default_style=style, allow_unicode=True, width=float("inf")
+        [text], default_flow_style=True, default_style=style, allow_unicode=clear, width=float("inf")
     )
     return str(made).strip()[1:-1]
 
@@ -684,11 +689,11 @@ def keyed(name: str, value: str, indent: int) -> str:
     return f"{space}{text}: {value}" if len(text) <= LONGEST_KEY else f"{space}? {text}\n{space}: {value}"
 
 
-def aligned(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Lines with their comments below each other; one that is far longer than most keeps its own."""
+def aligned(lines: Iterable[tuple[str, str]], most: int = 70) -> Iterator[str]:
+    """Lines with their comments below each other; those longer than `most` do not move the others'."""
     pairs = list(lines)
     fitting = [len(_last(line)) for line, why in pairs if why and len(_last(line)) + len(why) + 4 <= LINE]
-    width = max((length for length in fitting if length <= 70), default=0)
+    width = max((length for length in fitting if length <= most), default=0)
     for line, why in pairs:
         pad = " " * max(0, width - len(_last(line)))
         yield f"{line}{pad}  # {why}" if why else line
@@ -737,7 +742,10 @@ def _columns_text(plan: _Plan) -> list[str]:
             lines += _in_block(column)
         else:
             lines.append((line, column.told))
-    return ["columns:", *aligned(lines)]
+    return [
+        "columns:  # the contract: rows that break it are set aside; too many, and the file is rejected",
+        *aligned(lines),
+    ]
 
 
 def _in_block(column: Seen) -> Iterator[tuple[str, str]]:
@@ -799,25 +807,16 @@ def _examples(plan: _Plan) -> Iterator[str]:
     aim = next((c for c in plan.columns if c.name == plan.target), None)
     classes = aim and not aim.gaps and aim.distinct <= MOST_VALUES and aim.counts.min() > 1
     stratify = {"stratify": aim.name} if aim and classes and len(aim.name) <= LONGEST_VALUE else {}
+    split = flow({"test_size": 0.33, **stratify, "seed": 42})
     lines = [
+        (f"# split: {split}", "a column `split`; only train is fitted on"),
         ("# fit: reference", "fit on the first file alone; all others are only transformed"),
-        (
-            "# drift: {psi: 0.25, ks: 0.2, then: warn}",
-            "with a reference: how far a file may be from it; or: reject",
-        ),
+        ("# drift: {psi: 0.25, ks: 0.2, then: warn}", "how far files may be from it; or then: reject"),
+        ("# train: {model: random_forest}", "a model of every prepared file, judged on unseen rows"),
         ("# ready: quiet 30s", "prepare once nothing changed for so long; or: marker _SUCCESS"),
         ('# schedule: "0 9 * * 1-5"', "weekdays at 9 UTC as well: whatever has no receipt yet"),
     ]
-    if plan.target:
-        lines.insert(
-            2,
-            (
-                "# train: {model: random_forest}",
-                "a model of every prepared file, judged on rows it has not seen",
-            ),
-        )
-    if "split" not in names:
-        split = flow({"test_size": 0.33, **stratify, "seed": 42})
-        lines.insert(0, (f"# split: {split}", "a column `split`; only train is fitted on"))
+    unfit = {"# split" if "split" in names else "", "" if plan.target else "# train"}
+    lines = [line for line in lines if line[0].partition(":")[0] not in unfit]
     yield "# More, for when it is needed:"
-    yield from aligned(lines)
+    yield from aligned(lines, most=45)

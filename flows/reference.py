@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from threading import Lock
 
-import sklearn
-
 from dropflow.datasets import Dataset
 from dropflow.errors import PermanentError, RejectedError
 from dropflow.objects import ObjectRef
 from dropflow.storage import ObjectStore
 from flows import steps
-from flows.preprocessors import Preprocessor, PreprocessorCard, cards, load
+from flows.preprocessors import Preprocessor, PreprocessorCard, cards, in_use, load
 
 
 class Reference:
@@ -50,8 +48,7 @@ class Reference:
         pinned = self._dataset.fit.version
         if pinned:
             return load(self._store, self._pinned(known, pinned))
-        recipe = steps.recipe_id(self._dataset)
-        fitting = [card for card in known if card.recipe == recipe and card.sklearn == sklearn.__version__]
+        fitting = [card for card in known if in_use(card, self._dataset)]
         if fitting:
             return load(self._store, fitting[-1])
         return self._fit_again(known[-1]) if known else self._fit(ref)

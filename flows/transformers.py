@@ -165,6 +165,8 @@ def to_datetimes(series: pd.Series, form: str | None) -> pd.Series:
     return times.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else times
 
 
+LARGEST_WHOLE = 2.0**53
+"""Up to which every whole number is a float; beyond, a float's digits are not those of the file."""
 TRUE, FALSE = ("true", "yes", "1", "t", "y", "1.0"), ("false", "no", "0", "f", "n", "0.0")
 
 
@@ -180,8 +182,10 @@ def to_texts(series: pd.Series) -> pd.Series:
     """Text as plain objects with NaN for gaps: what scikit-learn's imputers and encoders expect."""
     if isinstance(series.dtype, pd.StringDtype):
         return series.astype(object).where(series.notna(), np.nan)
-    if series.dtype.kind == "f" and (series.dropna() % 1 == 0).all():
-        series = series.astype("Int64")
+    if series.dtype.kind == "f":
+        there = series.dropna()
+        if ((there % 1 == 0) & (there.abs() < LARGEST_WHOLE)).all():
+            series = series.astype("Int64")
     return series.astype(object).map(str, na_action="ignore").where(series.notna(), np.nan).astype(object)
 
 

@@ -52,6 +52,22 @@ def test_check_says_that_the_datasets_are_valid(tmp_path: Path) -> None:
     assert json.loads(run("check", "--json", cwd=tmp_path).stdout) == {"valid": True, "datasets": names}
 
 
+def test_a_new_dataset_is_proposed_from_a_file_and_valid(tmp_path: Path) -> None:
+    (tmp_path / "Quarterly Sales.csv").write_text("region,amount,sold\nnorth,1.5,yes\nsouth,2,no\n" * 20)
+    datasets = tmp_path / "datasets"
+    datasets.mkdir()
+    done = run("new-dataset", "Quarterly Sales.csv", cwd=tmp_path, DROPFLOW_DATASETS_DIR=str(datasets))
+    assert done.returncode == 0, done.stderr
+    assert "dropflow check && dropflow apply" in done.stdout
+    checked = run("check", "--json", cwd=tmp_path, DROPFLOW_DATASETS_DIR=str(datasets))
+    assert json.loads(checked.stdout)["valid"] is True
+    again = run("new-dataset", "Quarterly Sales.csv", cwd=tmp_path, DROPFLOW_DATASETS_DIR=str(datasets))
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+    shown = run("new-dataset", "Quarterly Sales.csv", "-o", "-", cwd=tmp_path)
+    assert shown.stdout.startswith("# Proposed by")
+
+
 def test_check_exits_with_1_and_the_line_of_a_mistake(tmp_path: Path) -> None:
     text = (PROJECT / "datasets" / "churn.yaml").read_text().replace("Age: median", "Age: medium")
     (tmp_path / "churn.yaml").write_text(text)

@@ -190,6 +190,15 @@ def test_thousands_in_a_file_of_commas() -> None:
     assert (dataset.read.decimal, dataset.read.thousands) == (",", None)
 
 
+def test_hard_spaces_as_thousands_are_seen_in_the_yaml() -> None:
+    rows: list[list[Any]] = [["ville", "montant"]]
+    rows += [[["Paris", "Lyon"][n % 2], f"{n % 9 + 1}\u202f{n % 900 + 100},{n % 10}"] for n in range(40)]
+    dataset, text, _ = prepared(csv(rows, ";"), "ventes.csv")
+    assert (dataset.read.decimal, dataset.read.thousands) == (",", "\u202f")
+    assert "\\u202F" in text
+    assert kinds(dataset)["montant"] == "number"
+
+
 def test_parquet_and_json_lines_keep_their_types() -> None:
     frame = pd.DataFrame(
         {
@@ -274,8 +283,9 @@ def test_a_date_that_can_be_read_in_two_ways_says_so() -> None:
 
 
 def test_numbers_with_question_marks_say_so() -> None:
-    _, line, _ = column([*(str(n) for n in range(30)), "?"])
+    _, line, dataset = column([*(str(n) for n in range(30)), "?"])
     assert "numbers but for 1 such as '?'" in line
+    assert steps_of(dataset)["drop"] == ("c",)
 
 
 def test_what_is_no_use_is_dropped_and_says_why() -> None:
@@ -300,6 +310,28 @@ def test_a_onehot_column_that_would_be_there_already() -> None:
     rows: list[list[Any]] = [["a", "a_x"], *([["x", "y"][n % 2], n % 5] for n in range(20))]
     dataset, _, _ = prepared(csv(rows), "file.csv")
     assert steps_of(dataset)["encode"] == {"a": "frequency"}
+
+
+def test_years_in_a_row_are_not_the_number_of_the_row() -> None:
+    rows: list[list[Any]] = [["year", "n", "sales"], *([2000 + n, n + 1, n % 5] for n in range(20))]
+    assert steps_of(prepared(csv(rows), "file.csv")[0])["drop"] == ("n",)
+
+
+def test_what_is_proposed_for_one_file_takes_the_next_one() -> None:
+    dataset, _ = proposed(churn_csv(rows=500, seed=1), "churn.csv")
+    store: Any = MemoryStore()
+    store.put("raw", "churn/next.csv", churn_csv(rows=2000, seed=2), "text/csv")
+    assert Preparation(store, dataset, "run").prepare("churn/next.csv").result == "processed"
+
+
+def test_excel() -> None:
+    pytest.importorskip("openpyxl")
+    frame = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=40), "kind": ["x", "y"] * 20})
+    buffer = io.BytesIO()
+    frame.to_excel(buffer, index=False)
+    dataset, _, output = prepared(buffer.getvalue(), "book.xlsx")
+    assert kinds(dataset) == {"when": "datetime", "kind": "category"}
+    assert list(output.columns) == ["kind_x", "kind_y", "when_weekday"]
 
 
 def test_names_of_signed_quantities_get_no_lower_bound() -> None:

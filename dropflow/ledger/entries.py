@@ -48,6 +48,7 @@ class Entry:
     output_bucket: str
     output_key: str
     output_etag: str
+    quarantined: int
 
     @property
     def output(self) -> ObjectRef:
@@ -76,6 +77,7 @@ class Settlement:
     output_bucket: str = ""
     output_key: str = ""
     output_etag: str = ""
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -291,15 +291,21 @@ class Ledger:
         *,
         dataset: str | None = None,
         fates: Collection[Fate] = (),
+        quarantined: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Iterator[Entry]:
-        """Entries of a dataset, with one of these fates, first seen in this time; in order of keys."""
+        """Entries of a dataset, with one of these fates, first seen in this time; in order of keys.
+
+        `quarantined`: only those of which rows were set aside.
+        """
         query = sa.select(objects)
         if dataset is not None:
             query = query.where(objects.c.dataset == dataset)
         if fates:
             query = query.where(objects.c.fate.in_([fate.value for fate in fates]))
+        if quarantined:
+            query = query.where(objects.c.quarantined > 0)
         if since:
             query = query.where(objects.c.first_seen >= naive(since))
         if until:
@@ -370,6 +376,7 @@ def _settled(found: Entry, outcome: Settlement, moment: datetime) -> dict[str, A
         "output_bucket": outcome.output_bucket,
         "output_key": outcome.output_key,
         "output_etag": outcome.output_etag,
+        "quarantined": outcome.quarantined,
     }
 
 

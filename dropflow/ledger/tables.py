@@ -32,6 +32,7 @@ objects = sa.Table(
     sa.Column("output_bucket", sa.String, nullable=False),
     sa.Column("output_key", sa.String, nullable=False),
     sa.Column("output_etag", sa.String, nullable=False),
+    sa.Column("quarantined", sa.Integer, nullable=False, server_default="0"),  # rows set aside
     sa.UniqueConstraint("bucket", "key", "etag", name="uq_objects"),
     sa.Index("ix_objects_waiting", "fate", "dataset", "ready_at"),
     sa.Index("ix_objects_look", "fate", "look_at"),
