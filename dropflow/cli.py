@@ -333,6 +333,7 @@ def new_dataset(
     name: str | None = None,
     bucket: str = "raw",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    show: Annotated[bool, Parameter(name="--print", negative="")] = False,
     data_dir: DataDir = None,
 ) -> int:
     """Look at a sample file and write a commented dataset file that works.
@@ -346,14 +347,16 @@ def new_dataset(
     bucket
         Where files of this kind will be dropped.
     output
-        Where to write the YAML (- for the terminal); by default <name>.yaml among the datasets.
+        Where to write the YAML; by default <name>.yaml among the datasets.
+    show
+        Print the YAML instead of writing it.
     """
     from dropflow.declarations import load_dataset
     from flows.proposal import propose
 
     settings = load_settings(data_dir)
     text = propose(file.read_bytes(), file.name, name, bucket)
-    if output == Path("-"):
+    if show:
         print(text, end="")  # noqa: T201 - a file, as it is
         return OK
     path = output or settings.datasets_dir / f"{yaml.safe_load(text)['name']}.yaml"

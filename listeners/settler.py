@@ -64,6 +64,7 @@ def outcome_of(own: ObjectRef, receipt: Receipt) -> Settlement:
         output_bucket=receipt.output_bucket,
         output_key=receipt.output_key,
         output_etag=receipt.output_etag,
+        quarantined=receipt.quarantined,
     )
 
 

@@ -64,7 +64,7 @@ def test_a_new_dataset_is_proposed_from_a_file_and_valid(tmp_path: Path) -> None
     again = run("new-dataset", "Quarterly Sales.csv", cwd=tmp_path, DROPFLOW_DATASETS_DIR=str(datasets))
     assert again.returncode == 2
     assert "is there already" in again.stderr
-    shown = run("new-dataset", "Quarterly Sales.csv", "-o", "-", cwd=tmp_path)
+    shown = run("new-dataset", "Quarterly Sales.csv", "--print", cwd=tmp_path)
     assert shown.stdout.startswith("# Proposed by")
 
 

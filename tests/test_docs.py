@@ -29,7 +29,7 @@ def test_every_file_and_variable_named_is_there(path: object) -> None:
 
 def test_every_command_shown_is_one() -> None:
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
-    shown = re.findall(r"^(?:\.venv/bin/)?dropflow (\w+)", blocks, re.MULTILINE)
+    shown = re.findall(r"^(?:\.venv/bin/)?dropflow ([\w-]+)", blocks, re.MULTILINE)
     assert shown
     for command in shown:
         assert command in app, command
