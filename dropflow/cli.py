@@ -292,6 +292,44 @@ def replay(
 
 
 @app.command
+def run(
+    deployment: str,
+    /,
+    *keys: str,
+    params: Path | None = None,
+    data_dir: DataDir = None,
+) -> int:
+    """Run a deployment by hand, as *Custom run* in the Prefect UI does.
+
+    Parameters
+    ----------
+    deployment
+        preprocess/<dataset> or train/<dataset>.
+    keys
+        Raw object keys; none: all without a receipt, or to train on, the latest.
+    params
+        A JSON file with more parameters: {"test_size": 0.2, "numeric_imputation": "mean"}.
+    """
+    settings = load_settings(data_dir)
+    parameters = _read_json(params) if params else {}
+    if keys:
+        parameters["keys"] = list(keys)
+    run_id = connect_prefect(settings.prefect_api).create_run(deployment, parameters)
+    out.print(f"{deployment} runs: {settings.run_url(run_id)}", soft_wrap=True)
+    return OK
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f"{path}: expected a JSON object of parameters")
+    return found
+
+
+@app.command
 def audit(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     """Prove that nothing is lost: list the buckets now and compare them with receipts and ledger.
 

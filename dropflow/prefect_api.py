@@ -157,6 +157,30 @@ class PrefectApi:
                     break
         return list(found.values())
 
+    @retry
+    def create_run(self, deployment: str, parameters: dict[str, Any]) -> str:
+        """Have a deployment, given as flow/name, run now with these parameters; the run's id.
+
+        Raises TransientError, or PermanentError when there is none, or it has no such parameters.
+        """
+        found = self._get(f"/deployments/name/{deployment}")
+        body = {"parameters": {**found["parameters"], **parameters}, "state": {"type": "SCHEDULED"}}
+        run: str = self._post(f"/deployments/{found['id']}/create_flow_run", body).json()["id"]
+        return run
+
+    def _get(self, path: str) -> Any:
+        try:
+            answer = self.http.get(path)
+        except httpx.RequestError as error:
+            raise TransientError(f"Prefect API {self.http.base_url}: {error!r}") from error
+        if answer.status_code >= 500:
+            raise TransientError(f"Prefect API answered {answer.status_code} to GET {path}")
+        if not answer.is_success:
+            raise PermanentError(
+                f"Prefect API answered {answer.status_code} to GET {path}: has `dropflow apply` been run?"
+            )
+        return answer.json()
+
     def _post(self, path: str, body: Any) -> httpx.Response:
         try:
             answer = self.http.post(path, json=body)

@@ -1,8 +1,10 @@
 """What the Prefect UI shows of a run besides its states: artifacts."""
 
 import hashlib
+from collections.abc import Callable
+from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from dropflow.objects import printable
 from flows.quality import Quality
@@ -15,3 +17,16 @@ def show_quality(quality: Quality, report_url: str) -> None:
     key = f"quality-{quality.dataset}-{digest}".replace("_", "-")
     text = to_markdown(quality, report_url)
     create_markdown_artifact(text, key=key, description=printable(quality.url, 200))
+
+
+def show_progress(dataset: str, total: int) -> Callable[[int], None]:
+    """A progress bar in the UI; call what is returned with the number of objects done."""
+    key = f"progress-{dataset}".replace("_", "-")
+    made = create_progress_artifact(progress=0.0, key=key, description=f"0 of {total:,} objects")
+    assert isinstance(made, UUID)  # a coroutine only where an event loop runs
+
+    def show(done: int) -> None:
+        told = f"{done:,} of {total:,} objects"
+        update_progress_artifact(made, progress=100 * done / total, description=told)
+
+    return show

@@ -22,7 +22,7 @@ from dropflow.seen import Seen
 from dropflow.settings import Settings, load_settings
 from dropflow.storage import ObjectStore, connect
 from flows import overrides
-from flows.artifacts import show_quality
+from flows.artifacts import show_progress, show_quality
 from flows.preparation import Preparation, Prepared, Result
 from flows.tasks import as_task
 
@@ -102,13 +102,16 @@ def preprocess(
         _tell_processed(settings, recipe, outcomes, run_id)
         return _state(outcomes, quiet=all(key.startswith(canary_prefix(recipe)) for key in keys))
     batch = Preparation(store, recipe, run_id, **options)  # type: ignore[arg-type]
-    outcomes = _in_batch(batch.prepare, keys, log.info)
+    outcomes = _in_batch(batch.prepare, keys, log.info, show_progress(recipe.name, len(keys)))
     _tell_processed(settings, recipe, outcomes, run_id)
     return _state(outcomes)
 
 
 def _in_batch(
-    prepare: Callable[[str], Prepared], keys: list[str], tell: Callable[..., None]
+    prepare: Callable[[str], Prepared],
+    keys: list[str],
+    tell: Callable[..., None],
+    show: Callable[[int], None],
 ) -> list[Prepared]:
     """Prepare many objects, a few at once; what did not go well is in the run's log."""
     outcomes = []
@@ -119,8 +122,9 @@ def _in_batch(
             outcomes.append(outcome)
             if outcome.result not in ("processed", "cached"):
                 tell("%s: %s", outcome.result, outcome.message)
-            if len(outcomes) % 100 == 0:
+            if len(outcomes) % 100 == 0 or len(outcomes) == len(keys):
                 tell("%d of %d done", len(outcomes), len(keys))
+                show(len(outcomes))
     return outcomes
 
 

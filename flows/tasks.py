@@ -16,6 +16,10 @@ RETRY_DELAYS = [1.0, 5.0, 20.0]
 """Seconds; storage calls have retried quickly by then, so these wait for a server to come back."""
 
 
+RETRY_JITTER = 0.5
+"""Up to half as long again: runs that failed together must not come back together."""
+
+
 async def retry_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(await state.aresult(raise_on_failure=False), TransientError)
 
@@ -28,6 +32,7 @@ def _task(title: str, function: Callable[..., Any]) -> Task[..., Any]:
         task_run_name=lambda: title,
         retries=RETRIES,
         retry_delay_seconds=RETRY_DELAYS,
+        retry_jitter_factor=RETRY_JITTER,
         retry_condition_fn=retry_transient,
         # Frames are handed on in memory: hashing and storing them would cost more than the steps.
         cache_policy=NO_CACHE,

@@ -21,12 +21,13 @@ from dropflow.trainings import Training
 from flows import models, training
 from flows.model_report import to_html, to_markdown
 from flows.models import ModelCard, Registered, Source
-from flows.tasks import RETRIES, RETRY_DELAYS, retry_transient
+from flows.tasks import RETRIES, RETRY_DELAYS, RETRY_JITTER, retry_transient
 from flows.training import Evaluation, Split
 
 stage = task(
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
+    retry_jitter_factor=RETRY_JITTER,
     retry_condition_fn=retry_transient,
     # Frames and models are handed on in memory.
     cache_policy=NO_CACHE,

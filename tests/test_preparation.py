@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dropflow.columns import Column
 from dropflow.datasets import Dataset
-from dropflow.errors import RejectedError
+from dropflow.errors import RejectedError, SettingsError
 from dropflow.recipes import Step
 from dropflow.samples import churn_csv
 from flows import overrides
@@ -193,3 +193,63 @@ def test_the_sample_has_the_real_files_shape_and_gaps(churn: Dataset) -> None:
     assert 800 < frame["Gender"].isna().sum() < 1200
     numeric = [name for name, column in churn.columns.items() if column.type == "number"]
     validate(read_csv(sample, numeric), churn)
+
+
+def contract(text: str, **changes: object) -> pd.DataFrame:
+    columns = {
+        "id": {"type": "number", "unique": True},
+        "at": {"type": "datetime", "format": "%d.%m.%Y %H:%M", "nullable": True},
+        "ok": {"type": "boolean", "nullable": True},
+    }
+    dataset = small(columns=columns, steps=[], **changes)
+    return validate(read_csv(text.encode(), ["id"]), dataset)
+
+
+def test_datetimes_and_booleans_are_parsed() -> None:
+    frame = contract("id,at,ok\n1,31.12.2025 23:59,yes\n2,,FALSE\n3,01.02.2026 00:00,\n")
+    assert frame["at"].tolist()[0] == pd.Timestamp("2025-12-31 23:59")
+    assert frame["at"].isna().tolist() == [False, True, False]
+    assert frame["ok"].tolist()[:2] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "id,at,ok\n1,,\n1,,\n",
+            "column id: the value 1 in data row 2 is there before: values must be unique",
+        ),
+        ("id,at,ok\n1,2026-01-01,\n", "column at: the value '2026-01-01' in data row 1 is no date and time"),
+        ("id,at,ok\n1,,maybe\n", "column ok: the value 'maybe' in data row 1 is neither true nor false"),
+    ],
+)
+def test_what_is_no_datetime_boolean_or_unique_is_told(text: str, told: str) -> None:
+    with pytest.raises(RejectedError) as raised:
+        contract(text)
+    assert told in str(raised.value)
+
+
+def test_missing_columns_are_rejected_or_filled_with_gaps() -> None:
+    with pytest.raises(RejectedError, match="lacks the columns at"):
+        contract("id,ok\n1,yes\n")
+    assert contract("id,ok\n1,yes\n", missing_columns="fill")["at"].isna().all()
+    with pytest.raises(RejectedError, match="lacks the columns id"):
+        contract("ok\nyes\n", missing_columns="fill")
+
+
+def test_reordered_columns_are_taken_or_rejected() -> None:
+    assert list(contract("ok,id,at\nyes,1,\n").columns) == ["ok", "id", "at"]
+    with pytest.raises(RejectedError, match="in another order than declared: ok, id, at"):
+        contract("ok,id,at\nyes,1,\n", column_order="declared")
+
+
+def test_a_run_may_leave_out_steps_and_split_otherwise() -> None:
+    changed = overrides.apply(small(split={"test_size": 0.5}), "as declared", 0.2, ["scale", "encode"])
+    assert [step.kind for step in changed.steps] == ["drop", "impute"]
+    assert changed.split
+    assert changed.split.test_size == 0.2
+    with pytest.raises(SettingsError, match="small declares no `split:`"):
+        overrides.apply(small(), "as declared", 0.2, [])
+    cast = small(steps=[{"cast": {"t": "number"}}, {"drop": ["c"]}, {"scale": {"columns": ["t"]}}])
+    with pytest.raises(SettingsError, match=r"step 2 .scale. needs numbers"):
+        overrides.apply(cast, "as declared", None, ["cast"])

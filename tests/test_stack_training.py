@@ -3,10 +3,15 @@
 import csv
 import io
 import json
+import os
 import random
+import subprocess
+import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import Running, wait_until
 from sklearn.datasets import load_iris
@@ -14,6 +19,7 @@ from sklearn.datasets import load_iris
 from dropflow import drops
 from dropflow.declarations import load_datasets
 from dropflow.demo import body_of, subject_of
+from dropflow.prefect_env import prefect_environment
 from dropflow.samples import churn_csv
 from dropflow.settings import PROJECT
 
@@ -150,3 +156,35 @@ def test_every_object_has_a_quality_report_in_the_ui_and_in_the_bucket(running: 
     reports = [ref.key for ref in running.store.list("processed", "_reports/iris/iris/reported.csv/")]
     assert len(reports) == 1
     assert b"sepal_length" in running.store.get("processed", reports[0])[1]
+
+
+def test_parameters_of_a_run_come_from_a_json_file(running: Running, tmp_path: Path) -> None:
+    drop = prepared(running, "iris", "by-hand.csv", iris_csv())
+    (tmp_path / "parameters.json").write_text(json.dumps({"test_size": 0.4}))
+    done = running.cli("run", "preprocess/iris", drop.ref.key, "--params", str(tmp_path / "parameters.json"))
+    assert done.returncode == 0, done.stderr
+    run_id = done.stdout.strip().rpartition("/")[2]
+    run = wait_until(lambda: finished(running, run_id), 60, "the run")
+    assert run["state_name"] == "Completed", run["state"]["message"]
+    output = running.store.get("processed", DATASETS["iris"].output_key(drop.ref.key))[1]
+    assert (pd.read_parquet(io.BytesIO(output))["split"] == "test").sum() == 60
+    assert running.cli("run", "preprocess/nothing").returncode == 2
+
+
+def finished(running: Running, run_id: str) -> dict[str, Any] | None:
+    run: dict[str, Any] = running.api("GET", f"/flow_runs/{run_id}")
+    return run if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED") else None
+
+
+def test_the_greeting_is_deployed_with_cron_and_time_zone_and_runs(running: Running) -> None:
+    environment = {**os.environ, **prefect_environment(running.settings)}
+    command = [sys.executable, str(PROJECT / "examples" / "greeting.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    found = running.api("GET", "/deployments/name/greet/weekdays")
+    (schedule,) = found["schedules"]
+    assert schedule["schedule"]["cron"] == "0 9 * * 1-5"
+    assert schedule["schedule"]["timezone"] == "Europe/Berlin"
+    run_id = running.prefect.create_run("greet/weekdays", {"name": "Ada"})
+    run = wait_until(lambda: finished(running, run_id), 60, "the greeting")
+    assert run["state_name"] == "Completed", run["state"]["message"]
