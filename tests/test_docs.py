@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from dropflow.cli import app
+from dropflow.datasets import Dataset
+from dropflow.recipes import Step
 from dropflow.settings import FIELDS, PROJECT
 
 DOCUMENTS = [*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md")]
@@ -73,3 +75,12 @@ def test_the_compose_file_runs_what_the_program_has() -> None:
             assert variable.removeprefix("DROPFLOW_").lower() in FIELDS, variable
     for service in services.values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_the_dataset_file_that_is_explained_is_valid() -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs" / "datasets.md").read_text(), re.DOTALL)
+    fields = yaml.safe_load(shown)
+    dataset = Dataset.model_validate(fields)
+    assert set(Dataset.model_fields) - {"prepare"} == set(fields), "every field is explained"
+    kinds = {step.kind for step in dataset.steps} | {"select"}
+    assert kinds == set(Step.model_fields), "every step is explained"
