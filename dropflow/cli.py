@@ -393,13 +393,18 @@ def new_dataset(
     from flows.proposal import propose
 
     settings = load_settings(data_dir)
-    text = propose(file.read_bytes(), file.name, name, bucket)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from error
+    text = propose(content, file.name, name, bucket)
     if show:
         print(text, end="")  # noqa: T201 - a file, as it is
         return OK
     path = output or settings.datasets_dir / f"{yaml.safe_load(text)['name']}.yaml"
     if path.exists():
         raise SettingsError(f"{path} is there already: give --name, or --output")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     dataset = load_dataset(path)
     out.print(

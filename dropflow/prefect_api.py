@@ -3,6 +3,7 @@
 `import prefect` costs seconds and 150 MiB: the listener and `dropflow drop` do without.
 """
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,9 +42,9 @@ def object_created_event(
 def dataset_processed_event(dataset: str, keys: list[str], run_id: str) -> dict[str, Any]:
     """The event an automation turns into a training run: the raw keys that were prepared.
 
-    A run tells once, however often it is tried.
+    A run tells of the same keys once, however often it is tried.
     """
-    event_id = str(uuid5(NAMESPACE_URL, f"{DATASET_PROCESSED}:{run_id}"))
+    event_id = str(uuid5(NAMESPACE_URL, json.dumps([DATASET_PROCESSED, run_id, sorted(keys)])))
     return _event(DATASET_PROCESSED, dataset, {"keys": keys, "run_id": run_id}, event_id)
 
 
@@ -157,14 +158,22 @@ class PrefectApi:
                     break
         return list(found.values())
 
-    @retry
     def create_run(self, deployment: str, parameters: dict[str, Any]) -> str:
         """Have a deployment, given as flow/name, run now with these parameters; the run's id.
 
         Raises TransientError, or PermanentError when there is none, or it has no such parameters.
         """
+        return self._create_run(deployment, parameters, str(uuid4()))
+
+    @retry
+    def _create_run(self, deployment: str, parameters: dict[str, Any], once: str) -> str:
         found = self._get(f"/deployments/name/{deployment}")
-        body = {"parameters": {**found["parameters"], **parameters}, "state": {"type": "SCHEDULED"}}
+        body = {
+            "parameters": {**found["parameters"], **parameters},
+            "state": {"type": "SCHEDULED"},
+            # The answer to an earlier attempt may have been lost.
+            "idempotency_key": once,
+        }
         run: str = self._post(f"/deployments/{found['id']}/create_flow_run", body).json()["id"]
         return run
 

@@ -13,6 +13,8 @@ from dropflow.objects import ObjectRef, printable
 from dropflow.storage import ABSENT, ObjectStore, Stat
 
 PREFIX = "_receipts/"
+QUARANTINE, REPORTS = COMPANIONS = ("_quarantine/", "_reports/")
+"""What is kept beside an output: rows set aside, and the quality report."""
 LONGEST_FOLDER = 880
 """Bytes of key a receipt's folder may take: S3 allows 1,024 in all."""
 SOURCE, FINGERPRINT, RUN = "source-etag", "fingerprint", "flow-run"

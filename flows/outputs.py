@@ -12,13 +12,20 @@ from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset
 from dropflow.errors import AlreadyExistsError, ObjectMissingError, TransientError
 from dropflow.objects import ObjectRef
-from dropflow.receipts import FINGERPRINT, MOST_RACES, RUN, SOURCE, companion_key, find_orphan
+from dropflow.receipts import (
+    FINGERPRINT,
+    MOST_RACES,
+    QUARANTINE,
+    REPORTS,
+    RUN,
+    SOURCE,
+    companion_key,
+    find_orphan,
+)
 from dropflow.storage import ABSENT, ObjectStore, Stat
 from flows.encoding import CONTENT_TYPES, to_readable_csv
 from flows.quality import Quality
 from flows.report import to_html
-
-QUARANTINE, REPORTS = "_quarantine/", "_reports/"
 
 
 def publish(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from dropflow.crashpoints import Point, reached
-from dropflow.datasets import Dataset
+from dropflow.datasets import Dataset, canary_prefix
 from dropflow.errors import DropflowError, ObjectMissingError, RejectedError, TransientError
 from dropflow.objects import ObjectRef, printable
 from dropflow.receipts import Receipt, commit_receipt, standing_receipt
@@ -125,6 +125,9 @@ class Preparation:
         """
         if self.dataset.fit.mode == "each":
             return None
+        if key.startswith(canary_prefix(self.dataset)) and not self.reference.exists():
+            # It will be deleted, and is no file of the kind that others are to be like.
+            return None
         try:
             return self.reference.preprocessor(ObjectRef(self.dataset.bucket, key))
         except RejectedError:
@@ -136,7 +139,7 @@ class Preparation:
         learnt = self.transformation.learn(ref, content)
         facts = {"rows": learnt.rows, "reference": learnt.reference, "run_id": self.run_id}
         place = {"bucket": ref.bucket, "key": ref.key, "etag": ref.etag}
-        made = save(self.store, self.dataset, learnt.fitted, **place, **facts)
+        made = save(self.store, self.dataset, learnt.fitted, another=self.refit, **place, **facts)
         self.log.info("preprocessor %s of %s was fitted on %s", made.card.label, self.dataset.name, ref.url)
         return made
 

@@ -13,7 +13,7 @@ from prefect.states import Completed, Failed
 
 from dropflow.datasets import Dataset, canary_prefix
 from dropflow.declarations import load_datasets
-from dropflow.errors import DropflowError, SettingsError
+from dropflow.errors import DropflowError, SettingsError, TransientError
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import connect_prefect, dataset_processed_event, key_tag
 from dropflow.receipts import PREFIX, object_prefix, receipt_prefix
@@ -22,7 +22,7 @@ from dropflow.seen import Seen
 from dropflow.settings import Settings, load_settings
 from dropflow.storage import ObjectStore, connect
 from flows import overrides
-from flows.artifacts import show_progress, show_quality
+from flows.artifacts import harmlessly, show_progress, show_quality
 from flows.preparation import Preparation, Prepared, Result
 from flows.tasks import as_task
 
@@ -32,8 +32,8 @@ AT_ONCE = 4
 """Objects of a larger batch in work at once: while one waits for the store, another computes."""
 MOST_TOLD = 10
 SEVERITY: tuple[Result, ...] = (
-    "failed",
     "interrupted",
+    "failed",
     "rejected",
     "processed",
     "duplicate",
@@ -89,9 +89,12 @@ def preprocess(
     store = connect(settings)
     recipe = load_datasets(settings.datasets_dir)[dataset]
     recipe = overrides.apply(recipe, numeric_imputation, test_size, skip)
-    if refit and (recipe.fit.mode == "each" or not keys):
-        raise SettingsError("refit needs a key to fit on, and a dataset with `fit: reference`")
-    keys = list(dict.fromkeys(keys)) or list(_without_receipt(store, recipe))
+    if refit and (recipe.fit.mode == "each" or recipe.fit.version or not keys):
+        raise SettingsError("refit needs a key to fit on, and a dataset with `fit: reference`, not pinned")
+    try:
+        keys = list(dict.fromkeys(keys)) or list(_without_receipt(store, recipe))
+    except TransientError as error:
+        return Failed(name=STATE_NAMES["interrupted"], message=str(error))
     _tag(recipe, keys)
     log = get_run_logger()
     options = {"force": force, "refit": refit, "orphan_seconds": settings.orphan_seconds, "log": log}
@@ -158,7 +161,8 @@ def _is_ready(store: ObjectStore, dataset: Dataset, ref: ObjectRef, marked: dict
 
 def _tell_processed(settings: Settings, dataset: Dataset, outcomes: list[Prepared], run_id: str) -> None:
     """Post one event for all that this run has prepared, where a training is to follow."""
-    keys = [outcome.key for outcome in outcomes if outcome.result == "processed"]
+    canary = canary_prefix(dataset)
+    keys = [o.key for o in outcomes if o.result == "processed" and not o.key.startswith(canary)]
     if dataset.train and keys:
         event = dataset_processed_event(dataset.name, keys, run_id)
         try:
@@ -173,7 +177,7 @@ def _tag(dataset: Dataset, keys: list[str]) -> None:
     found = [f"dataset:{dataset.name}", *(key_tag(key) for key in keys[:MOST_SHOWN])]
     tags = list(dict.fromkeys([*runtime.flow_run.tags, *found]))
     with get_client(sync_client=True) as client:
-        client.update_flow_run(runtime.flow_run.id, tags=tags)
+        harmlessly(client.update_flow_run, runtime.flow_run.id, tags=tags)
 
 
 def _state(outcomes: list[Prepared], *, quiet: bool = False) -> State[Any]:

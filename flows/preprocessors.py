@@ -8,6 +8,8 @@ are loaded.
 """
 
 import hashlib
+import logging
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,12 +23,14 @@ from pydantic import Field, ValidationError
 from dropflow.columns import Strict
 from dropflow.datasets import Dataset
 from dropflow.declarations import load_datasets
-from dropflow.errors import AlreadyExistsError, ObjectMissingError, PermanentError
+from dropflow.errors import AlreadyExistsError, ObjectMissingError, PermanentError, TransientError
 from dropflow.objects import ObjectRef, printable
 from dropflow.settings import load_settings
 from dropflow.storage import ABSENT, ObjectStore, connect
 from flows import contract, steps
 from flows.drift import ColumnReference
+
+log = logging.getLogger(__name__)
 
 PREFIX = "_preprocessors/"
 _OURS = (
@@ -36,6 +40,7 @@ _OURS = (
 TRUSTED = ["numpy.dtype", *(f"flows.transformers.{name}" for name in _OURS)]
 """All that a stored preprocessor may hold besides what skops trusts: scikit-learn's and numpy's own."""
 MOST_RACES = 100
+_CARD = re.compile(r"v([0-9]{4,})\.json")
 
 
 class PreprocessorCard(Strict):
@@ -96,19 +101,30 @@ def load_preprocessor(
     store = store or connect(settings)
     dataset = load_datasets(settings.datasets_dir)[name]
     known = list(cards(store, dataset))
-    chosen = [card for card in known if version in (None, card.version)]
+    chosen = [card for card in known if version in (None, card.version) and in_use(card, dataset)]
     if not chosen:
         there = ", ".join(card.label for card in known) or "none yet: it is fitted with `fit: reference`"
-        raise PermanentError(f"there is no such preprocessor of {name} (there are: {there})")
+        which = "no preprocessor" if version is None else f"no v{version}"
+        raise PermanentError(
+            f"{name} has {which} that fits its recipe and this scikit-learn (there are: {there})"
+        )
     return load(store, chosen[-1])
 
 
 def cards(store: ObjectStore, dataset: Dataset) -> Iterator[PreprocessorCard]:
-    """All versions, the oldest first."""
+    """All versions that can be read, the oldest first; one of another release may not, and is never used."""
+    for _, key in _numbered(store, dataset):
+        try:
+            yield read_card(store, dataset.output_bucket, key)
+        except PermanentError as error:
+            log.warning("%s", error)
+
+
+def _numbered(store: ObjectStore, dataset: Dataset) -> list[tuple[int, str]]:
+    """Versions that are taken, and the keys of their cards."""
     found = store.list(dataset.output_bucket, f"{PREFIX}{dataset.name}/")
-    keys = sorted(ref.key for ref in found if ref.key.endswith(".json"))
-    for key in keys:
-        yield read_card(store, dataset.output_bucket, key)
+    matches = [(_CARD.fullmatch(ref.key.rpartition("/")[2]), ref.key) for ref in found]
+    return sorted((int(match[1]), key) for match, key in matches if match)
 
 
 def in_use(card: PreprocessorCard, dataset: Dataset) -> bool:
@@ -127,13 +143,22 @@ def read_card(store: ObjectStore, bucket: str, key: str) -> PreprocessorCard:
         ) from error
 
 
-def save(store: ObjectStore, dataset: Dataset, fitted: Iterable[Any], **facts: Any) -> Preprocessor:
-    """Store a fitted recipe as the next version. `facts`: fields of the card."""
+def save(
+    store: ObjectStore, dataset: Dataset, fitted: Iterable[Any], *, another: bool, **facts: Any
+) -> Preprocessor:
+    """Store a fitted recipe as the next version. `facts`: fields of the card.
+
+    Unless it is to be `another` one, a version of the same recipe that was stored meanwhile wins: two
+    first files at once have one reference.
+    """
     content = skops.io.dumps(tuple(fitted))
     digest = hashlib.sha256(content).hexdigest()
     content_key = f"{PREFIX}{dataset.name}/{digest}.skops"
     store.put(dataset.output_bucket, content_key, content, "application/zip")
-    version = max((card.version for card in cards(store, dataset)), default=0)
+    taken = _numbered(store, dataset)
+    version = taken[-1][0] if taken else 0
+    if not another and (first := _first_in_use(store, dataset)):
+        return load(store, first)
     for _ in range(MOST_RACES):
         version += 1
         card = PreprocessorCard(
@@ -151,11 +176,17 @@ def save(store: ObjectStore, dataset: Dataset, fitted: Iterable[Any], **facts: A
         try:
             store.put(dataset.output_bucket, key, body, "application/json", instead_of=ABSENT)
         except AlreadyExistsError:
-            if read_card(store, dataset.output_bucket, key) == card:
-                break  # ours after all: only the answer to an earlier attempt was lost
+            there = read_card(store, dataset.output_bucket, key)
+            # Ours after all, if only the answer to an earlier attempt was lost.
+            if there == card or (not another and in_use(there, dataset)):
+                return load(store, there)
         else:
-            break
-    return load(store, card)
+            return load(store, card)
+    raise TransientError(f"no free version for a preprocessor of {dataset.name}: other runs take them all")
+
+
+def _first_in_use(store: ObjectStore, dataset: Dataset) -> PreprocessorCard | None:
+    return next((card for card in cards(store, dataset) if in_use(card, dataset)), None)
 
 
 def load(store: ObjectStore, card: PreprocessorCard) -> Preprocessor:

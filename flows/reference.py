@@ -43,6 +43,10 @@ class Reference:
                 self._found = self._fit(ref) if self._refit else self._resolve(ref)
             return self._found
 
+    def exists(self) -> bool:
+        """Whether there is any version yet."""
+        return self._found is not None or any(True for _ in cards(self._store, self._dataset))
+
     def _resolve(self, ref: ObjectRef) -> Preprocessor:
         known = list(cards(self._store, self._dataset))
         pinned = self._dataset.fit.version

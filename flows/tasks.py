@@ -4,9 +4,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.tasks import Task
 
 from dropflow.errors import TransientError
@@ -42,5 +44,9 @@ def _task(title: str, function: Callable[..., Any]) -> Task[..., Any]:
 
 
 def as_task(title: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run one stage as a task run of this title."""
-    return _task(title, function)(*arguments)
+    """Run one stage as a task run of this title. Raises TransientError when Prefect does not answer."""
+    try:
+        return _task(title, function)(*arguments)
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        # The file is not to blame.
+        raise TransientError(f"Prefect API: {error!r}") from error

@@ -9,12 +9,21 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
+from pydantic import ValidationError
 
-from dropflow.datasets import Dataset
+from dropflow.datasets import Dataset, canary_prefix
 from dropflow.declarations import load_datasets
 from dropflow.errors import DropflowError, RejectedError, SettingsError, TransientError
 from dropflow.objects import ObjectRef, printable
-from dropflow.receipts import PREFIX, Receipt, load_receipt, parse_receipt_key, read_receipt, receipt_key
+from dropflow.receipts import (
+    PREFIX,
+    Receipt,
+    load_receipt,
+    parse_receipt_key,
+    read_receipt,
+    receipt_key,
+    stands,
+)
 from dropflow.settings import load_settings
 from dropflow.storage import ObjectStore, connect
 from dropflow.trainings import Training
@@ -65,8 +74,7 @@ def train(
     recipe = load_datasets(settings.datasets_dir)[dataset]
     if recipe.train is None or recipe.target is None:
         raise SettingsError(f"{dataset} declares no `train:` section and `target:`: add them to its YAML")
-    changes = {"test_size": test_size, "select": select_top, "seed": seed}
-    chosen = recipe.train.model_copy(update={name: x for name, x in changes.items() if x is not None})
+    chosen = with_parameters(recipe, test_size=test_size, select=select_top, seed=seed)
     try:
         frame, receipts = load_data(store, recipe, keys)
         split = select_features(frame, recipe.target, chosen)
@@ -78,6 +86,21 @@ def train(
         return Failed(name="Rejected" if isinstance(error, RejectedError) else None, message=str(error))
     get_run_logger().info("%s: %s", done.card.name, done.reason)
     return Completed(name="Best" if done.is_best else "Trained", message=verdict(done))
+
+
+def with_parameters(dataset: Dataset, **changes: float | None) -> Training:
+    """The dataset's training with the parameters of one run. Raises SettingsError."""
+    assert dataset.train
+    given = {name: value for name, value in changes.items() if value is not None}
+    if "test_size" in given and dataset.split:
+        raise SettingsError(
+            f"test_size: the `split:` of {dataset.name} divides the rows: give it to preprocess instead"
+        )
+    try:
+        return Training.model_validate({**dataset.train.model_dump(exclude_unset=True), **given})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise SettingsError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
 
 
 @stage
@@ -105,15 +128,21 @@ def latest_receipt(store: ObjectStore, dataset: Dataset) -> Receipt:
         reverse=True,
     )
     for own in found:
-        if parse_receipt_key(own.key):
+        name = parse_receipt_key(own.key)
+        if name and not name.key.startswith(canary_prefix(dataset)):
             receipt = load_receipt(store, dataset.output_bucket, own.key)[1]
-            if receipt.fate == "processed":
+            if receipt.fate == "processed" and stands(store, receipt):
                 return receipt
     raise RejectedError(f"{dataset.name} has no prepared object yet: drop a file first")
 
 
 def _prepared(store: ObjectStore, receipt: Receipt) -> pd.DataFrame:
-    body = io.BytesIO(store.get(receipt.output_bucket, receipt.output_key)[1])
+    there, content = store.get(receipt.output_bucket, receipt.output_key)
+    if there.etag != receipt.output_etag:
+        raise RejectedError(
+            f"{printable(receipt.output_url, 300)} was replaced meanwhile: its successor is trained on next"
+        )
+    body = io.BytesIO(content)
     if receipt.output_key.endswith(".csv"):
         return pd.read_csv(body)
     return pd.read_feather(body) if receipt.output_key.endswith(".arrow") else pd.read_parquet(body)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dropflow.datasets import Dataset, Datasets, canary_prefix
 from dropflow.errors import DropflowError, SettingsError
-from dropflow.receipts import PREFIX, read_receipt
+from dropflow.receipts import COMPANIONS, PREFIX, read_receipt
 from dropflow.settings import Settings
 from dropflow.storage import ObjectStore
 from listeners.alerts import Alerts
@@ -75,7 +75,7 @@ class Canary:
         for bucket, folder in (
             (dataset.bucket, prefix),
             (dataset.output_bucket, f"{outputs}/"),
-            (dataset.output_bucket, f"{PREFIX}{dataset.name}/{prefix}"),
+            *((dataset.output_bucket, f"{kind}{dataset.name}/{prefix}") for kind in (PREFIX, *COMPANIONS)),
         ):
             for ref in list(store.list(bucket, folder)):
                 store.delete(bucket, ref.key)

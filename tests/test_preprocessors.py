@@ -16,7 +16,7 @@ from dropflow.receipts import Receipt, read_receipt
 from dropflow.samples import churn_csv
 from flows import preprocessors, steps
 from flows.preparation import Preparation, Prepared
-from flows.preprocessors import Preprocessor, cards, load
+from flows.preprocessors import Preprocessor, cards, load, load_preprocessor
 
 
 @dataclass
@@ -180,12 +180,42 @@ def test_tampered_content_is_not_loaded(reference: Bench) -> None:
         )
 
 
-def test_two_first_objects_at_once_make_versions_of_their_own(reference: Bench) -> None:
-    for seed in (1, 2):
-        content = churn_csv(rows=300, seed=seed)
-        ref = reference.store.put("raw", "churn/x.csv", content, "text/csv")
-        Preparation(reference.store, reference.dataset, f"run{seed}")._fit(ref)
-    assert [card.label for card in cards(reference.store, reference.dataset)] == ["v1", "v2"]
+def test_two_first_objects_at_once_have_one_reference(reference: Bench) -> None:
+    runs = [Preparation(reference.store, reference.dataset, f"run{number}") for number in range(2)]
+    refs = [
+        reference.store.put("raw", f"churn/{seed}.csv", churn_csv(rows=300, seed=seed), "text/csv")
+        for seed in (1, 2)
+    ]
+    made = [run._fit(ref) for run, ref in zip(runs, refs, strict=True)]
+    assert [one.card.label for one in made] == ["v1", "v1"]
+    assert [card.key for card in cards(reference.store, reference.dataset)] == ["churn/1.csv"]
+
+
+def test_a_card_of_another_release_is_never_used_and_never_overwritten(reference: Bench) -> None:
+    reference.store.put(
+        "processed", "_preprocessors/churn/v0007.json", b'{"name": "churn"}', "application/json"
+    )
+    assert reference.prepare("a.csv", FIRST).result == "processed"
+    assert reference.receipt("a.csv").preprocessor == "v8"
+
+
+def test_an_experiment_is_not_served(
+    reference: Bench, monkeypatch: pytest.MonkeyPatch, churn: Dataset
+) -> None:
+    reference.prepare("a.csv", FIRST)
+    reference.changed(steps=[{"drop": ["Surname"]}]).prepare("b.csv", SECOND)
+    monkeypatch.setattr(preprocessors, "load_datasets", lambda _: {"churn": reference.dataset})
+    assert load_preprocessor("churn", store=reference.store).card.label == "v1"
+    with pytest.raises(PermanentError, match=r"churn has no v2 that fits its recipe .*there are: v1, v2"):
+        load_preprocessor("churn", 2, store=reference.store)
+
+
+def test_nothing_is_learnt_from_a_canary(reference: Bench) -> None:
+    assert reference.prepare("_canary/x.csv", FIRST).result == "processed"
+    assert list(cards(reference.store, reference.dataset)) == []
+    reference.prepare("a.csv", FIRST)
+    assert reference.prepare("_canary/y.csv", FIRST).result == "processed"
+    assert reference.receipt("_canary/y.csv").preprocessor == "v1"
 
 
 def drifted(content: bytes) -> bytes:
