@@ -10,7 +10,7 @@ from dropflow.datasets import Dataset
 from dropflow.errors import RejectedError
 from dropflow.objects import printable
 from dropflow.words import did_you_mean
-from flows.transformers import to_booleans, to_datetimes, to_numbers, to_texts
+from flows.transformers import LARGEST_WHOLE, to_booleans, to_datetimes, to_numbers, to_texts
 
 MOST_PROBLEMS = 5
 """A reason must be readable on a phone."""
@@ -94,9 +94,16 @@ def _set_aside(raw: pd.DataFrame, bad: np.ndarray, problems: list[Problem]) -> p
             before + before.map(lambda text: "; " if text else "") + f"{problem.column} {problem.what}"
         )
     rejected = raw[bad].copy()
-    rejected.insert(0, "_reason", reasons)
-    rejected.insert(0, "_row", rejected.index + 1)
+    rejected.insert(0, _free("_reason", raw), reasons)
+    rejected.insert(0, _free("_row", raw), rejected.index + 1)
     return rejected
+
+
+def _free(name: str, frame: pd.DataFrame) -> str:
+    """The name, or one like it where the file has a column of that name."""
+    while name in frame.columns:
+        name = f"_{name}"
+    return name
 
 
 def _told(problems: list[Problem], raw: pd.DataFrame, bad: int, share: float) -> str:
@@ -152,6 +159,8 @@ def _check(series: pd.Series, column: Column) -> tuple[pd.Series, list[Problem]]
             complain(parsed > column.max, f"is above {column.max:g}")
     if column.values is not None:
         complain(~(parsed.isin(column.values) | parsed.isna()), f"is none of {', '.join(column.values)}")
+    if column.unique and column.type == "number":
+        complain(parsed.abs() >= LARGEST_WHOLE, "is no exact number: declare the column as text")
     if column.unique:
         complain(parsed.duplicated() & parsed.notna(), "is there before: values must be unique")
     if not column.nullable:
@@ -168,10 +177,18 @@ UNREADABLE = {
 }
 
 
+def _no_numbers_removed(series: pd.Series) -> pd.Series:
+    """Gaps for what pandas takes for a number, left to itself: True, and dates."""
+    if series.dtype == object:
+        return series.mask(series.map(type).isin([bool, np.bool_]))
+    if pd.api.types.is_bool_dtype(series.dtype) or series.dtype.kind in "mM":
+        return pd.Series(np.nan, index=series.index, name=series.name)
+    return series
+
+
 def _parsed(series: pd.Series, column: Column) -> pd.Series:
     if column.type == "number":
-        # Left to itself, pandas takes True for 1.
-        return to_numbers(series.astype(object).astype(str) if series.dtype == bool else series)
+        return to_numbers(_no_numbers_removed(series))
     if column.type == "datetime":
         return to_datetimes(series, column.format)
     if column.type == "boolean":

@@ -33,7 +33,7 @@ def encode(frame: pd.DataFrame, output: Output) -> bytes:
         elif output.format == "arrow":
             feather.write_feather(frame, buffer, compression="zstd")
         else:
-            frame.to_csv(buffer, index=False)
+            buffer.write(_to_csv(frame))
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise RejectedError(
             f"cannot be written as {output.format}: {str(error).splitlines()[0][:200]}"
@@ -43,9 +43,19 @@ def encode(frame: pd.DataFrame, output: Output) -> bytes:
 
 def to_readable_csv(frame: pd.DataFrame) -> bytes:
     """For people, who open it in a spreadsheet: text that would run as a formula gets a ' in front."""
-    texts = [name for name, dtype in frame.dtypes.items() if dtype.kind not in "fiubM"]
-    safe = {str(name): frame[name].map(_harmless, na_action="ignore") for name in texts}
-    return frame.assign(**safe).to_csv(index=False).encode()
+    safe = {str(name): frame[name].map(_harmless, na_action="ignore") for name in _texts(frame)}
+    return _to_csv(frame.assign(**safe).rename(columns=_harmless))
+
+
+def _to_csv(frame: pd.DataFrame) -> bytes:
+    # The csv module quotes the characters of the line end it writes only: a lone CR would end a row.
+    returns = any(frame[name].astype(str).str.contains("\r", regex=False).any() for name in _texts(frame))
+    returns |= any("\r" in str(name) for name in frame.columns)
+    return frame.to_csv(index=False, lineterminator="\r\n" if returns else "\n").encode()
+
+
+def _texts(frame: pd.DataFrame) -> list[str]:
+    return [str(name) for name, dtype in frame.dtypes.items() if dtype.kind not in "fiubM"]
 
 
 def _harmless(value: object) -> str:

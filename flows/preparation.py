@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
@@ -50,6 +50,7 @@ class Preparation:
     store: ObjectStore
     dataset: Dataset
     run_id: str
+    _: KW_ONLY
     force: bool = False
     refit: bool = False
     orphan_seconds: float = 600
@@ -249,4 +250,4 @@ def commit(store: ObjectStore, dataset: Dataset, receipt: Receipt, force: bool) 
 def _told(receipt: Receipt) -> str:
     if receipt.fate == "rejected":
         return receipt.reason
-    return f"{receipt.summary}: {receipt.output_url}"
+    return f"{receipt.summary}: {printable(receipt.output_url, 300)}"

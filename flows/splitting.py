@@ -31,9 +31,11 @@ def train_rows(frame: pd.DataFrame, dataset: Dataset) -> pd.Index | None:
 
 
 def with_split(frame: pd.DataFrame, train: pd.Index | None) -> pd.DataFrame:
-    """The frame with a last column that says train or test."""
+    """The frame with a last column that says train or test. Raises RejectedError where one is there."""
     if train is None:
         return frame
+    if COLUMN in frame.columns:
+        raise RejectedError(f"split: has a column {COLUMN} already: rename it, or drop it")
     parts = pd.Series("test", index=frame.index, dtype=object)
     parts[frame.index.isin(train)] = "train"
     return frame.assign(**{COLUMN: parts})

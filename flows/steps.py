@@ -131,7 +131,8 @@ def _imputers(ways: dict[str, Any]) -> list[tuple[list[str], Any]]:
     parts: list[tuple[list[str], Any]] = []
     for name, way in ways.items():
         if isinstance(way, Constant):
-            parts.append(([name], SimpleImputer(strategy="constant", fill_value=way.constant)))
+            constant = SimpleImputer(strategy="constant", fill_value=way.constant, keep_empty_features=True)
+            parts.append(([name], constant))
         elif way != "knn":
             parts.append(([name], SimpleImputer(strategy=way)))
     if near := [name for name, way in ways.items() if way == "knn"]:
@@ -173,16 +174,47 @@ def apply(
     transformer, and what was done in words. Raises RejectedError where the data leaves the step nothing
     to work on.
     """
+    _check_size(frame, step)
     try:
         if fitted is None:
             fitted = _fit(frame, step, dataset, learn_from)
-        result: pd.DataFrame = fitted.transform(frame)
+        with np.errstate(over="ignore"):
+            result: pd.DataFrame = fitted.transform(frame)
     except (ValueError, TypeError, OverflowError, KeyError) as error:
         reason = printable(str(error).splitlines()[0] if str(error) else repr(error), 200)
         raise RejectedError(f"step {step.kind} does not fit the data: {reason}") from error
     if result.empty and not frame.empty:
         raise RejectedError(f"step {title(step)} leaves none of the {len(frame):,} rows")
+    _check_finite(frame, result, step)
     return result, fitted, describe(step, frame, result)
+
+
+LARGEST = 1e150
+"""Numbers beyond it overflow where they are squared, as every variance does."""
+
+
+def _check_size(frame: pd.DataFrame, step: Step) -> None:
+    """Raises RejectedError where numbers are too large to be reckoned with."""
+    learns = {name for name, way in (step.impute or {}).items() if way in ("mean", "median", "knn")}
+    learns |= {*(step.scale.columns if step.scale else ()), *(step.clip or ()), *(step.bin or ())}
+    for name in sorted(learns & set(frame.columns)):
+        largest = frame[name].abs().max()
+        if largest > LARGEST:
+            raise RejectedError(
+                f"column {name} holds {largest:g}: beyond {LARGEST:g} there is no {step.kind}; set a `max`"
+            )
+
+
+def _check_finite(before: pd.DataFrame, after: pd.DataFrame, step: Step) -> None:
+    """Raises RejectedError where the step has made a number that is none."""
+    if step.kind not in ("cast", "derive", "impute", "scale"):
+        return
+    for name in after.columns:
+        new = name not in before.columns or name in step.columns
+        if new and after[name].dtype.kind == "f" and np.isinf(after[name]).any():
+            raise RejectedError(
+                f"step {title(step)} makes column {name} infinite: numbers too large, or too far apart"
+            )
 
 
 def _fit(frame: pd.DataFrame, step: Step, dataset: Dataset, learn_from: pd.Index | None) -> Any:
@@ -214,13 +246,22 @@ def prepared(frame: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     function = own_function(dataset.prepare)
     try:
         result = function(frame.copy())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Somebody else's code: whatever it raises is about this file.
         reason = printable(f"{type(error).__name__}: {error}", 300)
         raise RejectedError(f"prepare {dataset.prepare} does not fit the data: {reason}") from error
-    if not isinstance(result, pd.DataFrame) or not result.index.isin(frame.index).all():
+    if not isinstance(result, pd.DataFrame) or not _is_part(result.index, frame.index):
         raise PermanentError(f"prepare {dataset.prepare} must return a frame with the index of the one given")
+    if not result.columns.is_unique:
+        twice = printable(str(result.columns[result.columns.duplicated()][0]), 60)
+        raise PermanentError(f"prepare {dataset.prepare} has returned two columns of the name {twice}")
+    if result.empty and not frame.empty:
+        raise RejectedError(f"prepare {dataset.prepare} leaves none of the {len(frame):,} rows")
     return result
+
+
+def _is_part(index: pd.Index, whole: pd.Index) -> bool:
+    return index.nlevels == 1 and index.is_unique and bool(index.isin(whole).all())
 
 
 def own_function(path: str) -> Any:

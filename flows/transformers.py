@@ -70,7 +70,7 @@ class Columnwise(TransformerMixin, BaseEstimator):
         return {
             names[0]: count
             for (names, _), transformer in zip(self.parts, self.fitted_, strict=True)
-            if isinstance(transformer, Encoder) and names[0] in X.columns
+            if isinstance(transformer, Encoder | SparseOneHot) and names[0] in X.columns
             for count in [transformer.unknown(X[names[0]])]
             if count
         }
@@ -92,10 +92,15 @@ def joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
         raise RejectedError(
             f"would have {result.shape[1]:,} columns: more than {MOST_COLUMNS:,} are not made"
         )
-    if not result.columns.is_unique:
-        twice = result.columns[result.columns.duplicated()][0]
+    return distinct(result)
+
+
+def distinct(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame itself. Raises RejectedError where two columns have one name."""
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
         raise RejectedError(f"would have two columns of the name {printable(str(twice), 60)}: rename one")
-    return result
+    return frame
 
 
 class Drop(_Stateless):
@@ -115,7 +120,7 @@ class Rename(_Stateless):
         self.names = names
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
-        return X.rename(columns=self.names)
+        return distinct(X.rename(columns=self.names))
 
 
 class Cast(_Stateless):
@@ -156,13 +161,17 @@ def to_numbers(series: pd.Series) -> pd.Series:
 
 
 def to_datetimes(series: pd.Series, form: str | None) -> pd.Series:
-    """Datetimes without zone, in UTC if they had one; what is none becomes a gap. `form` as of strftime."""
-    if series.dtype.kind == "M":
-        times = series
-    else:
+    """Datetimes in microseconds without zone, in UTC if they had one; what is none becomes a gap.
+
+    `form`: as of strftime, ISO 8601 unless given.
+    """
+    times: pd.Series = series
+    if series.dtype.kind != "M":
         times = pd.to_datetime(series, format=form or "ISO8601", errors="coerce", utc=True)
-    zoned = isinstance(times.dtype, pd.DatetimeTZDtype)
-    return times.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else times
+    if isinstance(times.dtype, pd.DatetimeTZDtype):
+        times = times.dt.tz_convert("UTC").dt.tz_localize(None)
+    # Whatever the file had: the next one is to have the same type.
+    return times.astype("datetime64[us]")
 
 
 LARGEST_WHOLE = 2.0**53
@@ -179,14 +188,19 @@ def to_booleans(series: pd.Series) -> pd.Series:
 
 
 def to_texts(series: pd.Series) -> pd.Series:
-    """Text as plain objects with NaN for gaps: what scikit-learn's imputers and encoders expect."""
-    if isinstance(series.dtype, pd.StringDtype):
-        return series.astype(object).where(series.notna(), np.nan)
-    if series.dtype.kind == "f":
-        there = series.dropna()
-        if ((there % 1 == 0) & (there.abs() < LARGEST_WHOLE)).all():
-            series = series.astype("Int64")
-    return series.astype(object).map(str, na_action="ignore").where(series.notna(), np.nan).astype(object)
+    """Text as plain objects with NaN for gaps: what scikit-learn's imputers and encoders expect.
+
+    A value's text does not depend on the others: a whole number has no fraction, whatever its type.
+    """
+    texts = series.astype(object)
+    if not isinstance(series.dtype, pd.StringDtype):
+        texts = texts.map(_to_text, na_action="ignore")
+    return texts.where(series.notna(), np.nan).astype(object)
+
+
+def _to_text(value: Any) -> str:
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_WHOLE
+    return str(int(value)) if whole else str(value)
 
 
 class Derive(_Stateless):
@@ -290,6 +304,8 @@ class Encoder(TransformerMixin, BaseEstimator):
         self.categories_ = self.categories or _categories(X[name])
         if not self.categories_:
             raise RejectedError(f"column {name} has no value at all: nothing to encode")
+        if self.how == "onehot":
+            check_names(name, self.categories_)
         categories = [np.array(self.categories_, dtype=object)]
         if self.how == "frequency":
             counts = to_texts(X[name]).value_counts(dropna=False)
@@ -297,7 +313,9 @@ class Encoder(TransformerMixin, BaseEstimator):
             self.shares_ = (counts.reindex(self.categories_).fillna(0) / len(X)).to_numpy(dtype=float)
         elif self.how == "target":
             assert y is not None
-            self.encoder_ = TargetEncoder().set_output(transform="pandas")
+            # A target of whole numbers would be taken for classes.
+            kind = "auto" if y.dtype == object else "continuous"
+            self.encoder_ = TargetEncoder(target_type=kind).set_output(transform="pandas")
             self.encoder_.fit(_filled(X), y)
         elif self.how == "onehot":
             self.encoder_ = OneHotEncoder(categories=categories, sparse_output=False, handle_unknown="ignore")
@@ -322,12 +340,29 @@ class Encoder(TransformerMixin, BaseEstimator):
         return int((~to_texts(series).isin(self.categories_) & series.notna()).sum())
 
 
-GAP = "\0"
-"""Stands for a gap, which some encoders refuse: no value can be it."""
+GAP = "\0gap"
+"""Stands for a gap, which some encoders refuse."""
+LONGEST_NAME = 200
+"""Characters of a category that becomes a column."""
+
+
+def check_names(column: str, categories: list[str]) -> None:
+    """Raises RejectedError where there are too many categories, or too long ones, to be columns."""
+    if len(categories) > MOST_COLUMNS:
+        raise RejectedError(
+            f"column {column}: {len(categories):,} categories would make as many columns, and more than "
+            f"{MOST_COLUMNS:,} are not made: encode by target or frequency"
+        )
+    longest = max(categories, key=len, default="")
+    if len(longest) > LONGEST_NAME:
+        raise RejectedError(
+            f"column {column}: the category {printable(repr(longest), 40)} has {len(longest):,} characters: "
+            f"no name of a column (at most {LONGEST_NAME}); encode by ordinal, target or frequency"
+        )
 
 
 def _filled(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.apply(to_texts).fillna(GAP)
+    return frame.apply(to_texts).where(frame.notna(), GAP)
 
 
 def _categories(series: pd.Series) -> list[str]:
@@ -357,13 +392,9 @@ class SparseOneHot(TransformerMixin, BaseEstimator):
 
     def fit(self, X: pd.DataFrame, y: pd.Series | None = None) -> Self:  # noqa: ARG002, N803
         self.vectorizer_ = DictVectorizer(sparse=True, dtype=np.float32, separator=DICT_SEPARATOR)
+        (name,) = X.columns
+        check_names(name, _categories(X[name]))
         self.vectorizer_.fit(_dicts(X))
-        if len(self.vectorizer_.feature_names_) > MOST_COLUMNS:
-            number = len(self.vectorizer_.feature_names_)
-            raise RejectedError(
-                f"columns {', '.join(X.columns)}: {number:,} categories would make as many columns, and more "
-                f"than {MOST_COLUMNS:,} are not made: encode by target or frequency"
-            )
         return self
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
@@ -373,10 +404,14 @@ class SparseOneHot(TransformerMixin, BaseEstimator):
         frame: pd.DataFrame = made(matrix, index=X.index, columns=names)
         return frame
 
+    def unknown(self, series: pd.Series) -> int:
+        names = f"{series.name}{DICT_SEPARATOR}" + to_texts(series).dropna()
+        return int((~names.isin(self.vectorizer_.vocabulary_)).sum())
+
 
 def _dicts(frame: pd.DataFrame) -> list[dict[str, Any]]:
     # As text: the vectorizer would take a number for a value of its own column.
-    return frame.map(str).to_dict("records")  # type: ignore[return-value]
+    return frame.apply(to_texts).to_dict("records")  # type: ignore[return-value]
 
 
 class Select(TransformerMixin, BaseEstimator):

@@ -28,7 +28,7 @@ from dropflow.errors import TransientError
 from dropflow.ledger import Fate, Ledger, outbox
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.prefect_api import Run
-from dropflow.receipts import PREFIX, SOURCE, Receipt
+from dropflow.receipts import COMPANIONS, PREFIX, SOURCE, Receipt
 from flows.preparation import Preparation
 from listeners import dispatcher as dispatching
 from listeners import settler as settling
@@ -278,7 +278,9 @@ class Interleavings(RuleBasedStateMachine):
                 pending.pop()[1]()
             return function(*arguments)
 
-        preparation = Preparation(self.store, DATASET, number, run["force"], orphan_seconds, stage)
+        preparation = Preparation(
+            self.store, DATASET, number, force=run["force"], orphan_seconds=orphan_seconds, stage=stage
+        )
         before = set(self.store.buckets["processed"])
         with crashing_at(point):
             results = [preparation.prepare(key).result for key in run["keys"]]
@@ -308,7 +310,7 @@ class Interleavings(RuleBasedStateMachine):
     @invariant()
     def outputs_are_never_wrong(self) -> None:
         for key, stored in self.store.buckets["processed"].items():
-            if not key.startswith(PREFIX):
+            if not key.startswith((PREFIX, *COMPANIONS)):
                 source = self.contents[stored.metadata[SOURCE]]
                 pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(stored.body)), prepared(source))
 
@@ -358,7 +360,7 @@ class Interleavings(RuleBasedStateMachine):
 
 
 def prepared(content: bytes) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(content))[["a"]]
+    return pd.read_csv(io.BytesIO(content))[["a"]].astype(float)
 
 
 TestInterleavings = Interleavings.TestCase
