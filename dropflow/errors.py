@@ -29,6 +29,10 @@ class RejectedError(PermanentError):
     """An object's content cannot be prepared: the reason tells its owner what to mend."""
 
 
+class SupersededError(PermanentError):
+    """The object was overwritten meanwhile: its successor gets a run of its own."""
+
+
 class ObjectMissingError(PermanentError):
     """The object is not in the bucket (any more)."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import sklearn
 
 from dropflow.datasets import Dataset
 from dropflow.errors import DropflowError
@@ -40,7 +41,7 @@ class Checkpoints:
 
     @property
     def _folder(self) -> str:
-        fields = {*steps.DECLARED, "column_order", "split"}
+        fields = {*steps.DECLARED, "column_order", "split", "unknown_categories"}
         before = self.dataset.model_dump(mode="json", include=fields)
         parts = [
             self.ref.bucket,
@@ -49,6 +50,8 @@ class Checkpoints:
             before,
             steps.code(self.dataset.prepare),
             self.preprocessor,
+            pd.__version__,
+            sklearn.__version__,
         ]
         return f"{PREFIX}{self.dataset.name}/{_digest(parts)}/"
 

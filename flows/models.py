@@ -10,6 +10,7 @@ Nothing is ever unpickled: skops builds only types that it or TRUSTED names.
 
 import hashlib
 import io
+import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -43,6 +44,8 @@ from dropflow.receipts import MOST_RACES
 from dropflow.storage import ABSENT, ObjectStore
 from dropflow.trainings import Metric, ModelKind, Task, Training, is_better
 from flows.training import ESTIMATORS, SCALED, Trained
+
+log = logging.getLogger(__name__)
 
 PREFIX = "_models/"
 TRUSTED = (
@@ -316,10 +319,15 @@ def _pointed(store: ObjectStore, dataset: Dataset) -> tuple[str, ModelCard | Non
 
 
 def versions(store: ObjectStore, dataset: Dataset) -> list[ModelCard]:
-    """The cards of all committed versions, oldest first. Raises PermanentError."""
+    """The cards of all committed versions that can be read, oldest first."""
     best = _pointed(store, dataset)[1]
-    numbers = sorted(number for number, name in _listed(store, dataset) if name == "model.json")
-    return [_tagged(_card(store, dataset, number), best) for number in numbers]
+    found = []
+    for number in sorted(number for number, name in _listed(store, dataset) if name == "model.json"):
+        try:
+            found.append(_tagged(_card(store, dataset, number), best))
+        except PermanentError as error:
+            log.warning("%s", error)
+    return found
 
 
 def _tagged(card: ModelCard, best: ModelCard | None) -> ModelCard:

@@ -31,6 +31,8 @@ MOST_SHOWN = 20
 AT_ONCE = 4
 """Objects of a larger batch in work at once: while one waits for the store, another computes."""
 MOST_TOLD = 10
+MOST_IN_EVENT = 500
+"""Keys; an automation copies them into a run's parameters, of which Prefect takes 512 KB."""
 SEVERITY: tuple[Result, ...] = (
     "interrupted",
     "failed",
@@ -160,13 +162,14 @@ def _is_ready(store: ObjectStore, dataset: Dataset, ref: ObjectRef, marked: dict
 
 
 def _tell_processed(settings: Settings, dataset: Dataset, outcomes: list[Prepared], run_id: str) -> None:
-    """Post one event for all that this run has prepared, where a training is to follow."""
+    """Post events of what this run has prepared, where a training is to follow."""
     canary = canary_prefix(dataset)
     keys = [o.key for o in outcomes if o.result == "processed" and not o.key.startswith(canary)]
     if dataset.train and keys:
-        event = dataset_processed_event(dataset.name, keys, run_id)
+        parts = [keys[first : first + MOST_IN_EVENT] for first in range(0, len(keys), MOST_IN_EVENT)]
+        events = [dataset_processed_event(dataset.name, part, run_id) for part in parts]
         try:
-            connect_prefect(settings.prefect_api).post_events([event])
+            connect_prefect(settings.prefect_api).post_events(events)
         except DropflowError as error:
             # The objects are prepared all the same; a training can be run by hand.
             get_run_logger().warning("no training was started: %s", error)

@@ -14,7 +14,8 @@ from flows.preprocessors import Preprocessor, PreprocessorCard, cards, in_use, l
 class Reference:
     """One preprocessor for all objects of a run, found or fitted once.
 
-    `fit` makes and stores a new version from an object. With `refit` the run's first object teaches.
+    `fit` makes and stores a new version from an object. With `refit` the first of the run's
+    objects that can be fitted on teaches.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Reference:
         if card is None:
             there = ", ".join(card.label for card in known) or "none"
             raise PermanentError(
-                f"fit: reference v{version}: {name} has no such version (there are: {there})"
+                f"fit: reference v{version}: {name} has no such version that can be read (there are: {there})"
             )
         if card.recipe != steps.recipe_id(self._dataset):
             raise PermanentError(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from dropflow.datasets import Dataset, canary_prefix
 from dropflow.declarations import load_datasets
-from dropflow.errors import DropflowError, RejectedError, SettingsError, TransientError
+from dropflow.errors import DropflowError, RejectedError, SettingsError, SupersededError, TransientError
 from dropflow.objects import ObjectRef, printable
 from dropflow.receipts import (
     PREFIX,
@@ -22,6 +22,7 @@ from dropflow.receipts import (
     parse_receipt_key,
     read_receipt,
     receipt_key,
+    receipt_prefix,
     stands,
 )
 from dropflow.settings import load_settings
@@ -82,6 +83,8 @@ def train(
         done = register_model(store, recipe, training.Trained(split, estimator, evaluation), chosen, receipts)
     except TransientError:
         raise
+    except SupersededError as error:
+        return Completed(name="Duplicate", message=str(error))
     except DropflowError as error:
         return Failed(name="Rejected" if isinstance(error, RejectedError) else None, message=str(error))
     get_run_logger().info("%s: %s", done.card.name, done.reason)
@@ -105,19 +108,25 @@ def with_parameters(dataset: Dataset, **changes: float | None) -> Training:
 
 @stage
 def load_data(store: ObjectStore, dataset: Dataset, keys: list[str]) -> tuple[pd.DataFrame, list[Receipt]]:
-    """The prepared rows of the keys, and the receipts they came with. Raises RejectedError."""
+    """The prepared rows of the keys, and the receipts they came with.
+
+    Raises RejectedError where one was not prepared, SupersededError where it is replaced already.
+    """
     receipts = [_receipt(store, dataset, key) for key in keys] or [latest_receipt(store, dataset)]
     frames = [_prepared(store, receipt) for receipt in receipts]
     return pd.concat(frames, ignore_index=True), receipts
 
 
 def _receipt(store: ObjectStore, dataset: Dataset, key: str) -> Receipt:
-    receipt = read_receipt(store, dataset, store.stat(dataset.bucket, key))
-    if receipt is None or receipt.fate != "processed":
-        raise RejectedError(
-            f"s3://{dataset.bucket}/{printable(key, 200)} has not been prepared: nothing to train on"
-        )
-    return receipt
+    ref = store.stat(dataset.bucket, key)
+    receipt = read_receipt(store, dataset, ref)
+    if receipt and receipt.fate == "processed":
+        return receipt
+    url = f"s3://{dataset.bucket}/{printable(key, 200)}"
+    older = receipt_prefix(dataset, ref).rpartition("/")[0]
+    if receipt is None and any(True for _ in store.list(dataset.output_bucket, f"{older}/")):
+        raise SupersededError(f"{url} was overwritten meanwhile: what it holds now is trained on next")
+    raise RejectedError(f"{url} has not been prepared: nothing to train on")
 
 
 def latest_receipt(store: ObjectStore, dataset: Dataset) -> Receipt:
@@ -139,7 +148,7 @@ def latest_receipt(store: ObjectStore, dataset: Dataset) -> Receipt:
 def _prepared(store: ObjectStore, receipt: Receipt) -> pd.DataFrame:
     there, content = store.get(receipt.output_bucket, receipt.output_key)
     if there.etag != receipt.output_etag:
-        raise RejectedError(
+        raise SupersededError(
             f"{printable(receipt.output_url, 300)} was replaced meanwhile: its successor is trained on next"
         )
     body = io.BytesIO(content)

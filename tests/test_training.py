@@ -30,6 +30,7 @@ from dropflow.errors import (
     ObjectMissingError,
     PermanentError,
     RejectedError,
+    SupersededError,
     TransientError,
 )
 from dropflow.samples import churn_csv
@@ -37,6 +38,8 @@ from dropflow.storage import ObjectStore
 from dropflow.trainings import Training, is_better
 from flows import models
 from flows.model_report import to_html, to_markdown
+from flows.preparation import Preparation
+from flows.train import load_data
 from flows.training import Trained, evaluate, fit, predict, select, split, train
 
 FOREST: dict[str, Any] = {"model": "random_forest", "options": {"n_estimators": 20}}
@@ -75,6 +78,20 @@ def dataset(name: str = "iris") -> Dataset:
             "steps": [{"drop": ["t"]}],
         }
     )
+
+
+def test_an_object_overwritten_meanwhile_is_left_to_its_successor() -> None:
+    store: Any = MemoryStore()
+    for key in ("iris/a.csv", "iris/b.csv"):
+        store.put("raw", key, b"a,t\n1,x\n2,y\n", "text/csv")
+    assert Preparation(store, dataset(), "run").prepare("iris/a.csv").result == "processed"
+    frame, (receipt,) = load_data.fn(store, dataset(), ["iris/a.csv"])
+    assert (len(frame), receipt.key) == (2, "iris/a.csv")
+    with pytest.raises(RejectedError, match=r"iris/b\.csv has not been prepared"):
+        load_data.fn(store, dataset(), ["iris/b.csv"])
+    store.put("raw", "iris/a.csv", b"a,t\n3,x\n", "text/csv")
+    with pytest.raises(SupersededError, match="was overwritten meanwhile"):
+        load_data.fn(store, dataset(), ["iris/a.csv"])
 
 
 def training(**changes: Any) -> Training:
@@ -657,7 +674,9 @@ def test_a_spoiled_pointer_or_card_is_named(trained: Trained, body: bytes) -> No
     store.delete("processed", "_models/iris/best.json")
     replaced(store, "model.json", body)
     with pytest.raises(PermanentError, match=r"v0001/model\.json is no model card"):
-        models.versions(store, dataset())
+        models.find_card(store, dataset(), 1)
+    register(store, trained)
+    assert [card.version for card in models.versions(store, dataset())] == [2], "the others are still told of"
 
 
 def test_a_best_that_was_deleted_gives_way(trained: Trained) -> None:
