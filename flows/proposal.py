@@ -25,7 +25,16 @@ from dropflow.formats import Reading
 from dropflow.objects import printable
 from flows import contract, encoding, reading, steps
 from flows.transformation import parse
-from flows.transformers import FALSE, SECONDS, TRUE, to_booleans, to_datetimes, to_numbers, to_texts
+from flows.transformers import (
+    FALSE,
+    LONGEST_NAME,
+    SECONDS,
+    TRUE,
+    to_booleans,
+    to_datetimes,
+    to_numbers,
+    to_texts,
+)
 
 LINE = 110
 MOST_VALUES = 20
@@ -599,6 +608,8 @@ class _Plan:
             many = f"{column.distinct:,} values: too many for a column each"
             if column.distinct > min(MOST_ONEHOT, room):
                 lines.append(Line(column.name, "frequency", many))
+            elif max(len(str(value)) for value in column.counts.index) > LONGEST_NAME:
+                lines.append(Line(column.name, "frequency", "values too long to be names of columns"))
             elif names & taken:
                 lines.append(Line(column.name, "frequency", "onehot would make a name that is there"))
             else:

@@ -143,6 +143,13 @@ class Running:
         return (found[0].fate.value, found[0].reason) if found else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of the embedded stack in one process: it is started once, and one changes it at a time."""
+    for item in items:
+        if "running" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("stack"))
+
+
 @pytest.fixture(scope="session")
 def running() -> Iterator[Running]:
     """The embedded stack with a mailbox, applied and listening: started once for all tests."""

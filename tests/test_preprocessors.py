@@ -130,7 +130,7 @@ def test_a_pinned_version_is_used_or_refused(reference: Bench) -> None:
     other = pinned.changed(steps=[{"drop": ["Surname"]}]).prepare("d.csv", SECOND)
     assert "fitted with another recipe" in other.message
     assert (
-        "no such version (there are: v1, v2)"
+        "no such version that can be read (there are: v1, v2)"
         in reference.changed(fit="reference v9").prepare("d.csv", SECOND).message
     )
 
