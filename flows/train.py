@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from dropflow.datasets import Dataset, canary_prefix
 from dropflow.declarations import load_datasets
@@ -28,10 +28,10 @@ from dropflow.receipts import (
 from dropflow.settings import load_settings
 from dropflow.storage import ObjectStore, connect
 from dropflow.trainings import Training
-from flows import models, training
+from flows import models, tracking, training
 from flows.model_report import to_html, to_markdown
 from flows.models import ModelCard, Registered, Source
-from flows.tasks import RETRIES, RETRY_DELAYS, RETRY_JITTER, retry_transient
+from flows.tasks import RETRIES, RETRY_DELAYS, RETRY_JITTER, as_subflow, retry_transient
 from flows.training import Evaluation, Split
 
 stage = task(
@@ -43,6 +43,9 @@ stage = task(
     cache_policy=NO_CACHE,
     persist_result=False,
 )
+
+TRACKING_SECONDS = 60
+"""MLflow may take so long in all, artifacts included."""
 
 
 def run_name() -> str:
@@ -78,8 +81,8 @@ def train(
     chosen = with_parameters(recipe, test_size=test_size, select=select_top, seed=seed)
     try:
         frame, receipts = load_data(store, recipe, keys)
-        split = select_features(frame, recipe.target, chosen)
-        estimator, evaluation = fit_and_evaluate(split, chosen)
+        split = as_subflow("select features", select_features, frame, recipe.target, chosen)
+        estimator, evaluation = as_subflow("fit and evaluate", fit_and_evaluate, split, chosen)
         done = register_model(store, recipe, training.Trained(split, estimator, evaluation), chosen, receipts)
     except TransientError:
         raise
@@ -87,6 +90,9 @@ def train(
         return Completed(name="Duplicate", message=str(error))
     except DropflowError as error:
         return Failed(name="Rejected" if isinstance(error, RejectedError) else None, message=str(error))
+    if settings.mlflow_tracking_uri:
+        # Its state, instead of its errors: none of them may change the verdict.
+        track(settings.mlflow_tracking_uri, store, recipe, done, return_state=True)
     get_run_logger().info("%s: %s", done.card.name, done.reason)
     return Completed(name="Best" if done.is_best else "Trained", message=verdict(done))
 
@@ -157,13 +163,11 @@ def _prepared(store: ObjectStore, receipt: Receipt) -> pd.DataFrame:
     return pd.read_feather(body) if receipt.output_key.endswith(".arrow") else pd.read_parquet(body)
 
 
-@flow(name="select features", persist_result=False)
 def select_features(frame: pd.DataFrame, target: str, chosen: Training) -> Split:
     """Split the rows, and keep the features that tell most about the target."""
     return stage(training.select)(stage(training.split)(frame, target, chosen), chosen)
 
 
-@flow(name="fit and evaluate", persist_result=False)
 def fit_and_evaluate(split: Split, chosen: Training) -> tuple[Any, Evaluation]:
     """Fit on the train rows; predict the others and measure."""
     estimator = stage(training.fit)(split, chosen)
@@ -201,6 +205,15 @@ def register_model(
 
 def _own_key(dataset: Dataset, receipt: Receipt) -> str:
     return receipt_key(dataset, ObjectRef(receipt.bucket, receipt.key, receipt.etag), receipt.fingerprint)
+
+
+@task(timeout_seconds=TRACKING_SECONDS, cache_policy=NO_CACHE, persist_result=False)
+def track(uri: SecretStr, store: ObjectStore, dataset: Dataset, done: Registered) -> None:
+    """Log the model to MLflow, too; what prevents that is only told in the run's log."""
+    try:
+        tracking.record(uri.get_secret_value(), store, dataset, done)
+    except DropflowError as error:
+        get_run_logger().warning("%s is not, or not wholly, in MLflow: %s", done.card.name, error)
 
 
 def verdict(done: Registered) -> str:

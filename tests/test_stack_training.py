@@ -117,7 +117,8 @@ def test_the_training_shows_its_parts_and_its_report(running: Running) -> None:
     parts = running.api(
         "POST", "/flow_runs/filter", json={"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}}
     )
-    assert len(parts) == 2
+    assert sorted(part["name"] for part in parts) == ["fit and evaluate", "select features"]
+    assert all(part["parameters"] == {} for part in parts), "no frame is sent to the API"
     artifacts = running.api(
         "POST",
         "/artifacts/filter",
@@ -129,7 +130,7 @@ def test_the_training_shows_its_parts_and_its_report(running: Running) -> None:
 def test_later_files_are_transformed_as_the_first_was_and_the_preprocessor_is_listed(
     running: Running,
 ) -> None:
-    first = prepared(running, "churn_model", "first.csv", churn_csv(rows=1500, seed=5))
+    first = prepared(running, "churn_model", "first.csv", churn_csv(rows=10_000, seed=5))
     prepared(running, "churn_model", "second.csv", churn_csv(rows=400, seed=6))
     done = running.cli("preprocessors", "churn_model", "--json")
     (card,) = json.loads(done.stdout)
