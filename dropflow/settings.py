@@ -58,6 +58,9 @@ class Settings(BaseModel):
     notify_urls: SecretStr | None = Field(
         None, description="Apprise URLs (https://appriseit.com), separated by spaces or newlines"
     )
+    mlflow_tracking_uri: SecretStr | None = Field(
+        None, description="MLflow server or database that trained models are logged to; None: no MLflow"
+    )
 
     @field_validator("s3_endpoint", "prefect_api_url")
     @classmethod

@@ -44,7 +44,7 @@ stage = task(
     persist_result=False,
 )
 
-TRACKING_SECONDS = 60
+TRACKING_SECONDS = 30
 """MLflow may take so long in all, artifacts included."""
 
 
