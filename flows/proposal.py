@@ -587,7 +587,7 @@ class _Plan:
     @cached_property
     def imputed(self) -> list[Line]:
         lines = [
-            Line(c.name, "median" if c.type == "number" and not c.flag else "most_frequent", missing(c.gaps))
+            Line(c.name, "median" if _is_measure(c) else "most_frequent", missing(c.gaps))
             for c in self.features
             if c.gaps and c.distinct
         ]
@@ -623,6 +623,11 @@ class _Plan:
         plain = [c for c in self.features if c.type == "number" and not c.flag and c.distinct]
         names = [c.name for c in plain if c.present.abs().max() < MOST_SCALED]
         return names + [name for made in self.derived for name in made.names]
+
+
+def _is_measure(column: Seen) -> bool:
+    """Whether it has a middle: a number, neither a yes or no nor too large to be reckoned with."""
+    return column.type == "number" and not column.flag and column.present.abs().max() < MOST_SCALED
 
 
 @dataclass(frozen=True)

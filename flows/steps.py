@@ -189,19 +189,22 @@ def apply(
     return result, fitted, describe(step, frame, result)
 
 
-LARGEST = 1e150
-"""Numbers beyond it overflow where they are squared, as every variance does."""
+LARGEST_SQUARED, LARGEST_ADDED = 1e150, 1e300
+"""Numbers beyond them overflow where they are squared, as every variance does, or added up."""
 
 
 def _check_size(frame: pd.DataFrame, step: Step) -> None:
     """Raises RejectedError where numbers are too large to be reckoned with."""
-    learns = {name for name, way in (step.impute or {}).items() if way in ("mean", "median", "knn")}
-    learns |= {*(step.scale.columns if step.scale else ()), *(step.clip or ()), *(step.bin or ())}
-    for name in sorted(learns & set(frame.columns)):
+    limits = {name: LARGEST_ADDED for name, way in (step.impute or {}).items() if way in ("mean", "median")}
+    limits |= {name: LARGEST_SQUARED for name, way in (step.impute or {}).items() if way == "knn"}
+    others = [*(step.scale.columns if step.scale else ()), *(step.clip or ()), *(step.bin or ())]
+    limits |= dict.fromkeys(others, LARGEST_SQUARED)
+    for name in sorted(limits.keys() & set(frame.columns)):
         largest = frame[name].abs().max()
-        if largest > LARGEST:
+        if largest > limits[name]:
             raise RejectedError(
-                f"column {name} holds {largest:g}: beyond {LARGEST:g} there is no {step.kind}; set a `max`"
+                f"column {name} holds {largest:g}: beyond {limits[name]:g} there is no {step.kind}; "
+                f"set a `max`"
             )
 
 

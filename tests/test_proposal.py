@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from memory_store import MemoryStore
 from sklearn.datasets import load_iris
@@ -539,7 +539,8 @@ def proposal_or_reason(content: bytes, name: str) -> str:
     return ""
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+# Shrinking would take minutes: each example is a whole preparation.
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(tables, st.sampled_from([1, 6]), st.sampled_from(["csv", "jsonl"]))
 def test_a_proposal_always_works_or_says_why_there_is_none(
     table: dict[str, list[Any]], repeat: int, form: str
