@@ -519,6 +519,39 @@ def settings(*, data_dir: DataDir = None) -> int:
     return OK
 
 
+notify = cyclopts.App(name="notify", help="Messages to people.")
+app.command(notify)
+
+
+@notify.command(name="test")
+def notify_test(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """Send a test message to every channel, and tell which of them took it."""
+    from notifications.channels import channels
+    from notifications.messages import Message, Told
+
+    settings = load_settings(data_dir)
+    urls = settings.notify_urls or connect_prefect(settings.prefect_api).channel_urls()
+    if urls is None:
+        raise SettingsError("no channel: set DROPFLOW_NOTIFY_URLS (https://appriseit.com has the forms)")
+    message = Message(
+        kind="test", dataset="dropflow", count=1, told=(Told(url="this channel works", reason=""),)
+    )
+    problems: dict[str, str] = {}
+    for channel in channels(urls):
+        try:
+            channel.deliver(message)
+        except DropflowError as error:
+            problems[channel.name] = str(error)
+        else:
+            problems[channel.name] = ""
+    if as_json:
+        _print_json([{"channel": name, "problem": problem} for name, problem in problems.items()])
+    else:
+        for name, problem in problems.items():
+            out.print(f"{escape(name)}  {f'[red]{escape(problem)}[/]' if problem else '[green]took it[/]'}")
+    return BAD_OUTCOME if any(problems.values()) else OK
+
+
 @app.command
 def listen(*, data_dir: DataDir = None) -> int:
     """Run the listener: object notifications into the ledger, and events to Prefect.

@@ -11,6 +11,7 @@ from wcmatch import glob
 from dropflow.columns import Column, ColumnName, Known, Strict
 from dropflow.errors import DatasetError
 from dropflow.formats import Reading
+from dropflow.notifying import Notify
 from dropflow.recipes import Step
 from dropflow.trainings import Training
 from dropflow.words import did_you_mean
@@ -123,6 +124,7 @@ class Dataset(Strict):
     ready: Readiness = Field(default_factory=Readiness)
     schedule: str | None = Field(None, description="cron; every run prepares what has no receipt yet")
     timezone: str = "UTC"
+    notify: Notify = Field(default_factory=Notify)
 
     @field_validator("match")
     @classmethod

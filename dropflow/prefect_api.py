@@ -10,7 +10,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import httpx
-from pydantic import TypeAdapter
+from pydantic import SecretStr, TypeAdapter
 
 from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
@@ -18,6 +18,7 @@ from dropflow.retry import retry
 
 OBJECT_CREATED, DATASET_PROCESSED = "object.created", "dataset.processed"
 PAGE, MOST_PAGES = 200, 25
+NOTIFICATION_BLOCK, NOTIFICATION_BLOCK_TYPE = "dropflow", "dropflow-notifications"
 REFUSALS = (400, 409, 413, 422)
 """Answers that are about this one event; others are about address or permission."""
 PERMANENT = "Failed"
@@ -157,6 +158,22 @@ class PrefectApi:
                 if len(runs) < PAGE:
                     break
         return list(found.values())
+
+    @retry
+    def channel_urls(self) -> SecretStr | None:
+        """The Apprise URLs in the notification block, whoever filled it; None when there is no block."""
+        body = {
+            "block_documents": {"name": {"any_": [NOTIFICATION_BLOCK]}},
+            "block_types": {"slug": {"any_": [NOTIFICATION_BLOCK_TYPE]}},
+            "include_secrets": True,
+        }
+        found = self._post("/block_documents/filter", body).json()
+        return SecretStr(str(found[0]["data"]["urls"])) if found else None
+
+    @retry
+    def run_form(self, dataset: str) -> str:
+        """Path of the UI's form in which the dataset's deployment is run by hand."""
+        return f"/deployments/deployment/{self._get(f'/deployments/name/preprocess/{dataset}')['id']}/run"
 
     def create_run(self, deployment: str, parameters: dict[str, Any]) -> str:
         """Have a deployment, given as flow/name, run now with these parameters; the run's id.

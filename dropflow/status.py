@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from dropflow.ledger import Fate, Ledger, Listening, Source, SweepReport
+from dropflow.ledger import ChannelState, Fate, Ledger, Listening, Source, SweepReport
 
 COLUMNS = ("seen", *(fate.value for fate in Fate))
 IN_FLIGHT = (Fate.PENDING, Fate.DISPATCHED)
@@ -28,6 +28,7 @@ class Status:
     events: int
     redelivered: int
     unreadable: int
+    channels: list[ChannelState]
 
     @property
     def sums(self) -> dict[str, int]:
@@ -47,6 +48,7 @@ class Status:
             "events_posted": self.events,
             "events_redelivered": self.redelivered,
             "unreadable_notifications": self.unreadable,
+            "channels": [asdict(channel) for channel in self.channels],
         }
 
 
@@ -69,6 +71,7 @@ def read_status(ledger: Ledger) -> Status:
         events=posted,
         redelivered=again,
         unreadable=ledger.unreadable(),
+        channels=ledger.notices.channels(),
     )
 
 
@@ -92,6 +95,7 @@ def render(status: Status) -> RenderableType:
     parts += [_source(source, status.at) for source in status.sources]
     if not status.sources:
         parts.append("[yellow]No listener is running[/]: start one with [bold]dropflow up[/] or `listen`.")
+    parts += [_channel(channel, status.at) for channel in status.channels]
     if status.unreadable:
         parts.append(f"{status.unreadable:,} notifications could not be read; they are kept in the ledger")
     return Group(*parts)
@@ -129,6 +133,18 @@ def _source(source: Source, now: datetime) -> str:
     state = "[green]live[/]" if source.live else "[red]not live[/]"
     detail = f" ({escape(source.detail)})" if source.detail else ""
     return f"{escape(source.name)}  {state} for {age(now - source.since)}{detail}"
+
+
+def _channel(channel: ChannelState, now: datetime) -> str:
+    told = f"told {age(now - channel.sent)} ago" if channel.sent else "never told anything yet"
+    trouble = ""
+    if channel.waiting and channel.error:
+        trouble = (
+            f", [red]{channel.waiting:,} messages wait ({escape(channel.error)})[/]: dropflow notify test"
+        )
+    if channel.given_up:
+        trouble += f", [red]{channel.given_up:,} given up[/]"
+    return f"channel {escape(channel.channel)}  {told}{trouble}"
 
 
 def age(span: Any) -> str:

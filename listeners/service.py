@@ -19,8 +19,8 @@ import uvicorn
 from dropflow.datasets import Dataset, Datasets
 from dropflow.declarations import load_datasets
 from dropflow.errors import DropflowError, LedgerError, SettingsError
-from dropflow.ledger import Entry, Ledger
-from dropflow.objects import ObjectRef, printable
+from dropflow.ledger import Ledger
+from dropflow.objects import ObjectRef
 from dropflow.prefect_api import connect_prefect, object_created_event
 from dropflow.receipts import PREFIX
 from dropflow.settings import Settings
@@ -31,6 +31,7 @@ from listeners.dispatcher import Dispatcher
 from listeners.http import server_config
 from listeners.intake import Intake
 from listeners.metrics import Metrics
+from listeners.notifier import Notifier
 from listeners.settler import BATCH, Patience, Settler
 from listeners.stream import Stream
 from listeners.sweep import StoppedError, Sweep
@@ -79,7 +80,6 @@ class Listener:
             listener=self._id,
             runs_per_dataset=settings.runs_per_dataset,
             receipt_seconds=settings.receipt_seconds,
-            failed=self._tell_failed,
         )
         self._settler = Settler(
             self._ledger,
@@ -92,7 +92,6 @@ class Listener:
                 deliveries=settings.deliveries,
             ),
             settled=self._metrics.settled,
-            failed=self._tell_failed,
         )
         self._sweep = Sweep(
             self._ledger,
@@ -105,6 +104,15 @@ class Listener:
             orphan_found=self._clean_up,
         )
         self._canary = make_canary(settings, self._datasets, self._store, self._alerts)
+        self._notifier = Notifier(
+            self._ledger,
+            self._datasets,
+            self._store,
+            lambda: settings.notify_urls or self._prefect.channel_urls(),
+            holder=self._id,
+            run_url=settings.run_url,
+            again=lambda dataset: settings.prefect_ui + self._prefect.run_form(dataset),
+        )
         self._sweep_asked = asyncio.Event()
         self._swept = False
         self._server: _Server | None = None
@@ -133,6 +141,7 @@ class Listener:
     def close(self) -> None:
         self._sweep.close()
         self._settler.close()
+        self._notifier.close()
         self._ledger.close()
 
     def _loops(self) -> Iterator[Any]:
@@ -140,6 +149,7 @@ class Listener:
         yield _for_ever("dispatching", self._dispatch)
         yield _for_ever("reading receipts", self._read_receipts)
         yield _for_ever("looking after objects", self._look)
+        yield _for_ever("making messages", self._notify)
         yield self._sweep_for_ever()
         if self._settings.listen_stream:
             for bucket in self._datasets.raw_buckets:
@@ -187,6 +197,12 @@ class Listener:
         while await asyncio.to_thread(self._settler.look) >= BATCH:
             self._intake.arrived.set()
         await asyncio.sleep(TICK)
+
+    async def _notify(self) -> None:
+        waiting = await asyncio.to_thread(self._notifier.compose)
+        await asyncio.to_thread(self._notifier.deliver)
+        # In a flood, looking must not take the ledger's time.
+        await asyncio.sleep(TICK * (1 + waiting / 1000))
 
     async def _sweep_for_ever(self) -> None:
         for bucket in self._datasets.buckets:
@@ -251,16 +267,6 @@ class Listener:
             self._prefect.post_events([object_created_event(dataset.name, [ref])])
         except DropflowError as error:
             log.warning("%s; the next sweep finds the orphan again", error)
-
-    def _tell_failed(self, dataset: str, entries: list[Entry], reason: str) -> None:
-        names = "\n".join(printable(entry.ref.url, 200) for entry in entries[:10])
-        only = f" --dataset {dataset}" if dataset else ""
-        self._alerts.alert(
-            f"Failed: {dataset or printable(entries[0].ref.name)}",
-            f"{len(entries)} objects have no receipt.\n{printable(reason, 500)}\n\n{names}\n\n"
-            f"When the cause is mended: dropflow replay --failed{only}",
-            count=len(entries),
-        )
 
 
 async def _for_ever(name: str, step: Callable[[], Awaitable[None]]) -> None:

@@ -65,6 +65,8 @@ def outcome_of(own: ObjectRef, receipt: Receipt) -> Settlement:
         output_key=receipt.output_key,
         output_etag=receipt.output_etag,
         quarantined=receipt.quarantined,
+        run_id=receipt.flow_run_id,
+        report_key=receipt.report_key,
     )
 
 

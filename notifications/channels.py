@@ -1,20 +1,84 @@
-"""Apprise channels: one URL each, whose text is a secret."""
+"""Apprise channels: one URL each, whose text is a secret; a tag in front (`ops=slack://…`) names it."""
 
+import hashlib
 import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import apprise
+from apprise.attachment.memory import AttachMemory
 from pydantic import SecretStr
 
 from dropflow.errors import SettingsError, TransientError
 from dropflow.retry import retry
+from notifications.messages import Format, Message, render
 
 # Apprise logs a URL it cannot read in full, with its secrets.
 logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+MARKDOWN = {"mmost", "mmosts", "rocket", "rockets", "gchat", "wxteams", "zulip", "discord"}
+"""Services that read what they are sent as Markdown, but are sent plain text unless told otherwise."""
+_TAGGED = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9_-]{0,62})=)?([A-Za-z][A-Za-z0-9+.-]*://.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Where messages go. `tag`: "" for those that every dataset tells which names none."""
+
+    url: SecretStr
+    tag: str = ""
+
+    @property
+    def scheme(self) -> str:
+        return self.url.get_secret_value().partition("://")[0][:20]
+
+    @property
+    def name(self) -> str:
+        """Tells channels apart, shows nothing of the secret."""
+        digest = hashlib.sha256(self.url.get_secret_value().encode()).hexdigest()[:4]
+        return f"{self.tag or self.scheme}-{digest}"
+
+    def deliver(self, message: Message, report: bytes = b"") -> None:
+        """Send once, in the form that the service likes. Raises TransientError.
+
+        `report`: HTML to be attached where files are taken.
+        """
+        opened = open_channel(self.url)
+        for service in opened:
+            if self.scheme in MARKDOWN:
+                service.notify_format = apprise.NotifyFormat.MARKDOWN
+        form: Format = opened[0].notify_format.value
+        subject, body = render(message, form)
+        attached: Any = None
+        if report and all(service.attachment_support for service in opened):
+            attached = AttachMemory(  # type: ignore[no-untyped-call]
+                report.decode(), name="quality.html", mimetype="text/html"
+            )
+        _send(opened, subject, body, form, attached)
+
+
+def channels(urls: SecretStr | None) -> list[Channel]:
+    """The channels of a setting that separates them by spaces or newlines."""
+    return list(_channels(urls.get_secret_value())) if urls else []
+
+
+def _channels(text: str) -> Iterator[Channel]:
+    for word in text.split():
+        found = _TAGGED.fullmatch(word)
+        tag, url = (found[1] or "", found[2]) if found else ("", word)
+        yield Channel(SecretStr(url), tag)
+
+
+def chosen(known: Sequence[Channel], tags: Sequence[str]) -> list[Channel]:
+    """Those of the tags; all without one where none is given, or none of that tag is there."""
+    tagged = [channel for channel in known if channel.tag in tags]
+    return tagged or [channel for channel in known if not channel.tag] or list(known)
 
 
 def split_urls(urls: SecretStr | None) -> list[SecretStr]:
-    """The single URLs of a setting that separates them by spaces or newlines."""
-    return [SecretStr(url) for url in urls.get_secret_value().split()] if urls else []
+    """The single URLs, without tags."""
+    return [channel.url for channel in channels(urls)]
 
 
 def open_channel(url: SecretStr) -> apprise.Apprise:
@@ -41,7 +105,9 @@ def send(channel: apprise.Apprise, subject: str, body: str) -> None:
         _send(channel, subject, body)
 
 
-def _send(channel: apprise.Apprise, subject: str, body: str) -> None:
-    if not channel.notify(body=body, title=subject, body_format=apprise.NotifyFormat.TEXT):
+def _send(
+    channel: apprise.Apprise, subject: str, body: str, form: Format = "text", attach: Any = None
+) -> None:
+    if not channel.notify(body=body, title=subject, body_format=apprise.NotifyFormat(form), attach=attach):
         scheme = channel[0].secure_protocol or channel[0].protocol
         raise TransientError(f"the notification channel {scheme} did not take the message")

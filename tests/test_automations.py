@@ -20,7 +20,7 @@ GOOD = (PROJECT / "automations" / "on_arrival.yaml").read_text()
 
 def test_the_ready_ones_are_valid_for_prefect() -> None:
     filled = {d.path.stem: d.fill(VALUES) for d in load_definitions(PROJECT / "automations")}
-    assert set(filled) == {"on_arrival", "on_success", "on_failure", "on_processed", "on_trained"}
+    assert set(filled) == {"on_arrival", "on_failure", "on_processed", "on_trained"}
     arrival = filled["on_arrival"]
     assert arrival.name == "on arrival · churn"
     assert "dropflow.dataset.churn" in json.dumps(arrival.model_dump(mode="json"))
@@ -31,7 +31,6 @@ def test_only_those_that_need_the_block_wait_for_it() -> None:
     optional = {d.path.stem: d.optional for d in load_definitions(PROJECT / "automations")}
     assert optional == {
         "on_arrival": set(),
-        "on_success": {"notification_block_id"},
         "on_failure": {"notification_block_id"},
         "on_processed": {"train_deployment_id"},
         "on_trained": {"train_deployment_id", "notification_block_id"},

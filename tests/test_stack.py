@@ -77,7 +77,7 @@ def test_success_is_told_by_mail_with_the_link_to_the_run(running: Running) -> N
     mail = running.mailbox.wait_for("told.csv", 30)
     assert mail is not None
     assert subject_of(mail) == "Ready: churn · told.csv"
-    assert "200 rows in, 200 out: s3://processed/churn/told.parquet" in body_of(mail)
+    assert "200 rows in, 200 out" in body_of(mail)
     assert running.settings.run_url(outcome.flow_run_id) in body_of(mail)
 
 
@@ -123,12 +123,10 @@ def test_bad_file_is_rejected_with_its_reason(
     assert run["state_name"] == "Rejected"
     assert reason in run["state"]["message"] or len(run["parameters"]["keys"]) > MOST_TOLD
     wait_until(lambda: (running.fate(drop.ref.key) or ("",))[0] == "rejected", what="the ledger's fate")
-    # Of files that were prepared in one run one mail tells, the first few by name.
-    mail = running.mailbox.wait_for(run["id"], 60)
+    mail = running.mailbox.wait_for(f"s3://raw/churn/bad/{name}\n", 60)
     assert mail is not None
-    assert f"Rejected: {run['name']}" in subject_of(mail)
-    told = [line for line in run["state"]["message"].splitlines() if f"/{name} " in line]
-    assert all(line[:60] in " ".join(body_of(mail).split()) for line in told)
+    assert subject_of(mail).startswith("Rejected: churn · ")
+    assert reason in body_of(mail)
 
 
 KEYS = [

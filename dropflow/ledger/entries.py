@@ -78,6 +78,44 @@ class Settlement:
     output_key: str = ""
     output_etag: str = ""
     quarantined: int = 0
+    run_id: str = ""
+    report_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An object's new fate, to be told. `seconds`: from its last write to its receipt, if known."""
+
+    id: int
+    at: datetime
+    dataset: str
+    fate: Fate
+    ref: ObjectRef
+    reason: str
+    seconds: float | None
+    run_id: str
+    report_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One message on its way to one channel."""
+
+    message: str
+    channel: str
+    tries: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """How a channel takes messages. `waiting` ones are tried again; `error` says why."""
+
+    channel: str
+    sent: datetime | None
+    waiting: int
+    given_up: int
+    error: str
 
 
 @dataclass(frozen=True, slots=True)

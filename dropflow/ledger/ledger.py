@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from dropflow.ledger.database import Database, now
 from dropflow.ledger.entries import Entry, Fate, Settlement, entry, naive, utc
+from dropflow.ledger.notices import Notices
 from dropflow.ledger.outbox import Outbox
 from dropflow.ledger.tables import deliveries, objects, story, unreadable
-from dropflow.ledger.transition import fail, transition
+from dropflow.ledger.transition import fail, note, transition
 from dropflow.ledger.watch import Watch
 from dropflow.objects import ObjectCreated, ObjectRef
 
@@ -74,6 +75,7 @@ class Ledger:
         self.database = Database(url)
         self.outbox = Outbox(self.database)
         self.watch = Watch(self.database)
+        self.notices = Notices(self.database)
 
     @property
     def gone(self) -> bool:
@@ -210,6 +212,7 @@ class Ledger:
         with self.database.write() as db:
             db.execute(sa.delete(story).where(story.c.at < naive(before)))
             db.execute(sa.delete(deliveries).where(deliveries.c.posted < naive(before)))
+        self.notices.prune(before)
 
     def _change(self, entries: Collection[Entry], values: dict[str, Any], what: str = "") -> int:
         if not entries:
@@ -243,6 +246,7 @@ class Ledger:
             db.execute(_SETTLE, [_settled(found, outcome, moment) for found, outcome in changed])
             told = [(f.id, f"{o.fate}: {o.reason}") for f, o in changed]
             db.execute(sa.insert(story), [{"object_id": i, "at": moment, "what": what} for i, what in told])
+            note(db, changed)
         if siblings:
             db.execute(sa.update(objects).where(objects.c.id.in_(siblings)).values(look_at=moment))
         return changed

@@ -64,6 +64,48 @@ story = sa.Table(
     sa.Index("ix_story_object", "object_id"),
 )
 
+notices = sa.Table(
+    "notices",  # an object's new fate, to be told
+    metadata,
+    sa.Column("id", _ID, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.DateTime, nullable=False),
+    sa.Column("dataset", sa.String, nullable=False),
+    sa.Column("fate", sa.String, nullable=False),
+    sa.Column("bucket", sa.String, nullable=False),
+    sa.Column("key", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("seconds", sa.Float),  # from the object's last write to its receipt
+    sa.Column("run_id", sa.String, nullable=False),
+    sa.Column("report_key", sa.String, nullable=False),
+    sa.Column("message", sa.String),  # that tells of it; null: none yet; "": none ever
+    sa.Index("ix_notices_message", "message", "id"),
+    sa.Index("ix_notices_key", "bucket", "key"),
+)
+
+messages = sa.Table(
+    "messages",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("at", sa.DateTime, nullable=False),
+    sa.Column("dataset", sa.String, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("cause", sa.String, nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+    sa.Index("ix_messages_at", "at"),
+)
+
+sends = sa.Table(
+    "sends",  # one message to one channel
+    metadata,
+    sa.Column("message", sa.String, primary_key=True),
+    sa.Column("channel", sa.String, primary_key=True),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("due", sa.DateTime),  # of the next try; null: sent, or given up
+    sa.Column("sent", sa.DateTime),
+    sa.Column("error", sa.String, nullable=False),
+    sa.Index("ix_sends_due", "due"),
+)
+
 unreadable = sa.Table(
     "unreadable",
     metadata,

@@ -7,8 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from dropflow.ledger.database import now
-from dropflow.ledger.entries import Entry, Fate, naive
-from dropflow.ledger.tables import objects, story
+from dropflow.ledger.entries import Entry, Fate, Settlement, naive
+from dropflow.ledger.tables import notices, objects, story
 
 
 def transition(
@@ -37,7 +37,40 @@ def transition(
 def fail(db: sa.Connection, entries: Collection[Entry], reason: str) -> int:
     """Given up; returns how many: what was settled meanwhile stays so."""
     values = {"fate": Fate.FAILED.value, "reason": reason, "look_at": None}
-    return transition(db, entries, values, f"failed: {reason}")
+    failed = [found for found in entries if transition(db, [found], values, f"failed: {reason}")]
+    note(db, [(found, Settlement(found.ref, found.dataset, Fate.FAILED, reason, now())) for found in failed])
+    return len(failed)
+
+
+def note(db: sa.Connection, changed: Collection[tuple[Entry, Settlement]]) -> None:
+    """Have it told, in the transaction that changes the fates.
+
+    Not of what was never delivered: a ledger that is built anew learns what was told long ago.
+    """
+    moment = now()
+    rows = [
+        {
+            "at": moment,
+            "dataset": outcome.dataset,
+            "fate": outcome.fate.value,
+            "bucket": found.ref.bucket,
+            "key": found.ref.key,
+            "reason": outcome.reason,
+            "seconds": _seconds(found, outcome),
+            "run_id": outcome.run_id,
+            "report_key": outcome.report_key,
+        }
+        for found, outcome in changed
+        if found.deliveries or outcome.fate is Fate.FAILED
+    ]
+    if rows:
+        db.execute(sa.insert(notices), rows)
+
+
+def _seconds(found: Entry, outcome: Settlement) -> float | None:
+    if found.ref.modified is None or outcome.fate is Fate.FAILED:
+        return None
+    return max(0.0, (outcome.receipt_at - found.ref.modified).total_seconds())
 
 
 def redeliver(db: sa.Connection, entries: Collection[Entry], reason: str, ready_at: datetime) -> int:

@@ -1,0 +1,159 @@
+"""Messages: what a person reads on a phone, as text, HTML or Markdown. Pure.
+
+Names and reasons come from files: they are shown as what they are, never as markup.
+"""
+
+import html
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from dropflow.objects import printable
+
+MOST_TOLD = 10
+"""Objects that a message names; the others are counted."""
+Format = Literal["text", "html", "markdown"]
+TITLES = {
+    "success": "Ready",
+    "failure": "Failed",
+    "rejected": "Rejected",
+    "recovered": "Recovered",
+    "late": "Late",
+    "channel": "Channel down",
+    "test": "Test",
+}
+TO_DO = {
+    "failure": "When the cause is mended, run it again: {again}",
+    "rejected": "Mend the file and drop it again; or mend the dataset, and run it again: {again}",
+    "late": "If it is not meant to come any more, change `expect` of the dataset.",
+    "channel": "What it has missed is told here, and tried there again: dropflow notify test",
+}
+
+
+class Told(BaseModel):
+    """One object of a message."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str
+    reason: str
+    seconds: float | None = None
+    run_url: str = ""
+    report_key: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    @property
+    def key(self) -> str:
+        return self.url.removeprefix("s3://").partition("/")[2]
+
+
+class Message(BaseModel):
+    """One message: what happened to how many objects of a dataset. `told`: at most MOST_TOLD of them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    dataset: str
+    count: int
+    told: tuple[Told, ...]
+    again: str = ""
+    """Where the dataset is run by hand."""
+    repeated: bool = False
+    """Whether the same was told before."""
+
+    @property
+    def subject(self) -> str:
+        title = TITLES[self.kind]
+        if self.count == 1 and self.told:
+            return f"{title}: {self.dataset} · {printable(self.told[0].name, 80)}"
+        more = "more " if self.repeated else ""
+        return f"{title}: {self.dataset} · {self.count:,} {more}files"
+
+    @property
+    def to_do(self) -> str:
+        """What to do about it, in one line; "" where there is nothing to do."""
+        if self.kind not in TO_DO:
+            return ""
+        only = self.told[0].key if self.count == 1 and self.told else ""
+        command = "dropflow replay " + (
+            _quoted(only) if only else f"--{_fate(self.kind)} --dataset {self.dataset}"
+        )
+        return TO_DO[self.kind].format(again=command)
+
+
+def _fate(kind: str) -> str:
+    return "failed" if kind == "failure" else "rejected"
+
+
+def _quoted(key: str) -> str:
+    """For a POSIX shell, and on one line: a hostile key must do nothing where it is pasted."""
+    return "'" + printable(key, 500).replace("'", "'\\''") + "'"
+
+
+def render(message: Message, form: Format) -> tuple[str, str]:
+    """Subject and body."""
+    return {"text": _text, "html": _html, "markdown": _markdown}[form](message)
+
+
+def _facts(told: Told) -> list[str]:
+    facts = [printable(told.reason, 500)] if told.reason else []
+    if told.seconds is not None:
+        facts.append(f"{told.seconds:.0f} s from drop to receipt")
+    return facts
+
+
+def _more(message: Message) -> str:
+    rest = message.count - len(message.told)
+    return f"and {rest:,} more: dropflow status, or its page" if rest > 0 else ""
+
+
+def _text(message: Message) -> tuple[str, str]:
+    lines: list[str] = []
+    for told in message.told:
+        lines += [printable(told.url, 300), *_facts(told)]
+        lines += [f"Run: {told.run_url}"] if told.run_url else []
+        lines.append("")
+    lines += [line for line in (_more(message), message.to_do, _form(message)) if line]
+    return message.subject, "\n".join(lines).strip()
+
+
+def _form(message: Message) -> str:
+    return f"Run by hand: {message.again}" if message.again and message.kind in TO_DO else ""
+
+
+def _html(message: Message) -> tuple[str, str]:
+    parts: list[str] = []
+    for told in message.told:
+        facts = "<br>".join(html.escape(fact) for fact in _facts(told))
+        link = f'<br><a href="{html.escape(told.run_url)}">the run</a>' if told.run_url else ""
+        parts.append(f"<p><b>{html.escape(printable(told.url, 300))}</b><br>{facts}{link}</p>")
+    parts += [f"<p>{html.escape(line)}</p>" for line in (_more(message), message.to_do) if line]
+    if _form(message):
+        parts.append(f'<p><a href="{html.escape(message.again)}">Run by hand</a></p>')
+    return message.subject, "".join(parts)
+
+
+def _markdown(message: Message) -> tuple[str, str]:
+    parts: list[str] = []
+    for told in message.told:
+        lines = [_code(printable(told.url, 300)), *(_code(fact) for fact in _facts(told))]
+        lines += [f"[the run]({told.run_url})"] if told.run_url else []
+        parts.append("  \n".join(lines))
+    parts += [_code(line) for line in (_more(message), message.to_do) if line]
+    parts += [f"[Run by hand]({message.again})"] if _form(message) else []
+    # Without the name: how a service shows a title, it alone knows.
+    title = f"{TITLES[message.kind]}: {message.dataset}" + (
+        f" · {message.count:,} files" if message.count > 1 else ""
+    )
+    return title, "\n\n".join(parts)
+
+
+def _code(text: str) -> str:
+    """A CommonMark code span: nothing in it is markup. Backticks inside need a longer fence."""
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    padding = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{padding}{text}{padding}{fence}"

@@ -1,0 +1,305 @@
+"""The notifier with a real ledger, a real SMTP server and real HTTP channels: good, slow, dead."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from memory_store import MemoryStore
+from pydantic import SecretStr
+from rich.console import Console
+
+from dropflow.datasets import Dataset, Datasets
+from dropflow.declarations import load_datasets
+from dropflow.demo import smtp_server, subject_of
+from dropflow.errors import TransientError
+from dropflow.ledger import Fate, Ledger, Settlement
+from dropflow.notifying import Notify
+from dropflow.objects import ObjectCreated, ObjectRef
+from dropflow.settings import PROJECT
+from dropflow.status import read_status
+from dropflow.status import render as render_status
+from listeners import notifier as notifying
+from listeners.notifier import Notifier
+from notifications import digest
+
+AS_EVER = Notify()
+
+
+class Service(ThreadingHTTPServer):
+    """A chat service's incoming webhook."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.received: list[tuple[str, Any]] = []
+        self.status = 200
+        self.seconds = 0.0
+
+    def url(self, kind: str) -> str:
+        host = f"127.0.0.1:{self.server_address[1]}"
+        return {"mattermost": f"mmost://{host}/{'a' * 24}", "json": f"json://{host}/hook"}[kind]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Service
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(self.server.seconds)
+        self.server.received.append((self.path, json.loads(body)))
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+@contextmanager
+def service() -> Iterator[Service]:
+    server = Service()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "GATHER", timedelta(0))
+    monkeypatch.setattr(notifying, "BACKOFF", (0.1,))
+
+
+class Desk:
+    """A ledger whose objects get fates, and a notifier that tells of them."""
+
+    def __init__(self, ledger: Ledger, urls: str, notify: Notify = AS_EVER) -> None:
+        self.ledger = ledger
+        churn = load_datasets(PROJECT / "datasets")["churn"].model_copy(update={"notify": notify})
+        self.store: Any = MemoryStore()
+        self.notifier = Notifier(
+            ledger,
+            Datasets({"churn": churn}),
+            self.store,
+            lambda: SecretStr(urls) if urls else None,
+            holder="me",
+            run_url=lambda run: f"http://prefect/runs/{run}",
+            again=lambda _: "http://prefect/form",
+        )
+
+    def happen(
+        self, fate: Fate, *names: str, reason: str = "why", dispatched: bool = True, **more: Any
+    ) -> None:
+        """Objects arrive, are delivered and get their receipt."""
+        written = datetime.now(UTC).replace(microsecond=0)
+        refs = [ObjectRef("raw", f"churn/{name}", f"{name}{written}", modified=written) for name in names]
+        self.ledger.record(ObjectCreated(ref, "webhook") for ref in refs)
+        self.ledger.match((entry, "churn", written) for entry in self.ledger.unmatched(1000))
+        if dispatched:
+            self.ledger.outbox.claim("churn", "me", 100)
+        done = [
+            Settlement(ref, "churn", fate, reason, written + timedelta(seconds=2), run_id="r1", **more)
+            for ref in refs
+        ]
+        self.ledger.settle(done)
+
+    def tell(self, until: Callable[[], object], seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not until():
+            assert time.monotonic() < deadline, "nothing was told"
+            self.notifier.compose()
+            self.notifier.deliver()
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def desk(ledger: Ledger) -> Iterator[Callable[..., Desk]]:
+    made: list[Desk] = []
+
+    def make(*urls: str, **options: Any) -> Desk:
+        made.append(Desk(ledger, " ".join(urls), **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.notifier.close()
+
+
+def test_every_kind_of_message_arrives_by_mail_with_the_report(desk: Callable[..., Desk]) -> None:
+    with smtp_server() as (mailbox, url):
+        one = desk(url.get_secret_value().replace("format=text", "format=html"))
+        one.store.put("processed", "_reports/r.html", b"<p>report</p>", "text/html")
+        one.happen(Fate.REJECTED, "a.csv", reason="column Age: the value 'x' in data row 4 is no number")
+        one.tell(lambda: len(mailbox.messages) == 1)
+        one.happen(Fate.PROCESSED, "a.csv", reason="10 rows in, 10 out", report_key="_reports/r.html")
+        one.tell(lambda: len(mailbox.messages) == 2)
+        one.happen(Fate.PROCESSED, "b.csv", "c.csv")
+        one.tell(lambda: len(mailbox.messages) == 3)
+        subjects = [subject_of(mail) for mail in mailbox.messages]
+        assert subjects == ["Rejected: churn · a.csv", "Recovered: churn · a.csv", "Ready: churn · 2 files"]
+        told = mailbox.messages[0].as_string()
+        for part in ("http://prefect/runs/r1", "http://prefect/form"):
+            assert part in told.replace("=\n", "")
+        attached = [part.get_filename() for part in mailbox.messages[1].walk()]
+        assert "quality.html" in attached
+
+
+def test_a_chat_service_gets_markdown(desk: Callable[..., Desk]) -> None:
+    with service() as chat:
+        one = desk(chat.url("mattermost"))
+        one.happen(Fate.REJECTED, "<img src=x onerror=alert(1)>.csv")
+        one.tell(lambda: chat.received)
+    ((path, body),) = chat.received
+    assert path.startswith("/hooks/")
+    assert "`s3://raw/churn/<img src=x onerror=alert(1)>.csv`" in body["text"]
+    assert "(http://prefect/runs/r1)" in body["text"]
+
+
+def test_five_hundred_files_and_seven_failures_are_three_messages(desk: Callable[..., Desk]) -> None:
+    with service() as chat:
+        one = desk(chat.url("json"))
+        one.happen(Fate.PROCESSED, *(f"{n}.csv" for n in range(493)))
+        one.happen(Fate.REJECTED, *(f"bad{n}.csv" for n in range(4)), reason="is empty (0 bytes)")
+        one.happen(Fate.REJECTED, *(f"late{n}.csv" for n in range(3)), reason="is blank")
+        one.tell(lambda: len(chat.received) >= 3)
+        one.tell(lambda: not one.ledger.notices.untold(1))
+        time.sleep(0.3)
+    assert sorted(body["title"] for _, body in chat.received) == [
+        "Ready: churn · 493 files",
+        "Rejected: churn · 3 files",
+        "Rejected: churn · 4 files",
+    ]
+
+
+def test_what_a_ledger_that_is_built_anew_finds_is_old_news(desk: Callable[..., Desk]) -> None:
+    one = desk("json://127.0.0.1:1")
+    one.happen(Fate.PROCESSED, "a.csv", dispatched=False)
+    assert one.ledger.notices.untold(1) == []
+
+
+def test_without_channels_nothing_gathers(desk: Callable[..., Desk]) -> None:
+    one = desk()
+    one.happen(Fate.REJECTED, "a.csv")
+    assert one.notifier.compose() == 0
+    assert one.ledger.notices.untold(1) == []
+
+
+def test_while_nobody_knows_the_channels_nothing_is_forgotten(ledger: Ledger) -> None:
+    one = Desk(ledger, "")
+
+    def away() -> SecretStr:
+        raise TransientError("Prefect is away")
+
+    one.notifier = Notifier(ledger, Datasets({}), one.store, away, holder="me")
+    one.happen(Fate.REJECTED, "a.csv")
+    with pytest.raises(TransientError):
+        one.notifier.compose()
+    assert len(ledger.notices.untold(10)) == 1
+
+
+def test_a_dead_channel_is_recorded_tried_again_and_others_are_told(desk: Callable[..., Desk]) -> None:
+    with service() as dead, service() as alive:
+        dead.status = 500
+        one = desk(f"ops={dead.url('json')}", alive.url("json"), notify=Notify(to=("ops",)))
+        one.happen(Fate.REJECTED, "a.csv")
+        one.tell(lambda: len(alive.received) == 2)
+        titles = sorted(body["title"].split("-")[0] for _, body in alive.received)
+        assert titles == ["Channel down: ops", "Rejected: churn · a.csv"]
+        state = {channel.channel[:3]: channel for channel in one.ledger.notices.channels()}
+        assert state["ops"].waiting == 1
+        assert state["ops"].error == "TransientError"
+        dead.status = 200
+        before = len(dead.received)
+        one.tell(lambda: len(dead.received) > before)
+        one.tell(lambda: one.ledger.notices.channels()[1].waiting == 0)
+
+
+def test_a_slow_channel_delays_no_other(desk: Callable[..., Desk]) -> None:
+    with service() as slow, service() as quick:
+        slow.seconds = 3
+        one = desk(slow.url("json"), quick.url("json"))
+        one.happen(Fate.REJECTED, "a.csv")
+        one.tell(lambda: quick.received)
+        one.happen(Fate.REJECTED, "b.csv", reason="other")
+        one.tell(lambda: len(quick.received) == 2)
+        assert slow.received == []
+
+
+def test_a_message_that_was_being_sent_when_the_listener_died_is_sent_again(
+    desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dropflow.ledger.notices.LOST_AFTER", timedelta(0))
+    with service() as chat:
+        one = desk(chat.url("json"))
+        one.happen(Fate.REJECTED, "a.csv")
+        one.notifier.compose()
+        (state,) = one.ledger.notices.channels()
+        assert one.ledger.notices.due([state.channel], 5), "taken, and never heard of again"
+        one.tell(lambda: chat.received)
+    assert len(chat.received) == 1
+
+
+def test_secrets_are_in_no_table_and_no_log(
+    desk: Callable[..., Desk], caplog: pytest.LogCaptureFixture, churn: Dataset
+) -> None:
+    assert churn
+    with service() as dead:
+        dead.status = 500
+        one = desk(dead.url("json").replace("json://", "json://user:a-secret@"))
+        one.happen(Fate.REJECTED, "a.csv")
+        one.tell(lambda: (s := one.ledger.notices.channels()) and s[0].error)
+        assert "a-secret" not in str(one.ledger.notices.channels())
+    assert "a-secret" not in caplog.text
+
+
+def test_status_shows_how_the_channels_are(desk: Callable[..., Desk]) -> None:
+    with service() as dead, service() as alive:
+        dead.status = 500
+        one = desk(f"ops={dead.url('json')}", alive.url("json"), notify=Notify(to=("ops",)))
+        one.happen(Fate.REJECTED, "a.csv")
+        one.tell(lambda: len(alive.received) == 2)
+        shown = Console(record=True, width=200)
+        shown.print(render_status(read_status(one.ledger)))
+    text = shown.export_text()
+    assert "1 messages wait (TransientError): dropflow notify test" in text
+    assert "told 0 s ago" in text
+
+
+def test_each_channel_is_tried_by_command(tmp_path: Path) -> None:
+    with service() as dead, service() as alive:
+        dead.status = 500
+        urls = f"ops={dead.url('json')} {alive.url('json').replace('json://', 'json://u:a-secret@')}"
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("dropflow")), "notify", "test"],
+            env={
+                "PATH": os.environ["PATH"],
+                "DROPFLOW_DATA_DIR": str(tmp_path),
+                "DROPFLOW_NOTIFY_URLS": urls,
+            },
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        ops, other = done.stdout.splitlines()
+        assert ops.startswith("ops-")
+        assert "did not take the message" in ops
+        assert other.endswith("took it")
+        assert "a-secret" not in done.stdout + done.stderr
+        ((_, body),) = alive.received
+        assert body["title"].startswith("Test: dropflow")
