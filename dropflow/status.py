@@ -1,6 +1,6 @@
 """Where everything stands, from the ledger: what `dropflow status` shows."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +28,8 @@ class Status:
     events: int
     redelivered: int
     unreadable: int
+    held: dict[str, int] = field(default_factory=dict)
+    """Objects that wait because their dataset is paused."""
 
     @property
     def sums(self) -> dict[str, int]:
@@ -47,6 +49,7 @@ class Status:
             "events_posted": self.events,
             "events_redelivered": self.redelivered,
             "unreadable_notifications": self.unreadable,
+            "paused": self.held,
         }
 
 
@@ -69,6 +72,7 @@ def read_status(ledger: Ledger) -> Status:
         events=posted,
         redelivered=again,
         unreadable=ledger.unreadable(),
+        held=ledger.outbox.held(),
     )
 
 
@@ -84,6 +88,10 @@ def render(status: Status) -> RenderableType:
     else:
         style = "red" if status.unaccounted else "green"
         parts.append(f"unaccounted  [{style}]{status.unaccounted:,}[/]")
+    parts += [
+        f"paused  [yellow]{escape(name)}[/]: {number:,} objects wait until `dropflow resume {escape(name)}`"
+        for name, number in status.held.items()
+    ]
     if status.oldest_in_flight:
         parts.append(f"oldest in flight  {age(status.at - status.oldest_in_flight)}")
     if status.sweep:
