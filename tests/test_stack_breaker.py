@@ -41,20 +41,28 @@ def is_paused(running: Running) -> bool:
     return bool(running.api("GET", "/deployments/name/preprocess/taxi")["paused"])
 
 
+def ended(running: Running, **parameters: Any) -> dict[str, Any]:
+    run = running.prefect.create_run("preprocess/taxi", parameters)
+    found: dict[str, Any] = wait_until(
+        lambda: (r := running.api("GET", f"/flow_runs/{run}"))["state_type"] in ("FAILED", "COMPLETED") and r,
+        60,
+    )
+    return found
+
+
 def outcome(running: Running, drop: drops.Drop) -> drops.Outcome:
     return drops.wait(running.store, running.prefect, TAXI, drop, OUTCOME_SECONDS)
 
 
 def test_the_breaker_pauses_tells_once_and_what_waits_leaves_after_it_is_resumed(running: Running) -> None:
     change_in_ui(running, "breaker · taxi", threshold=ENOUGH)
-    applied = json.loads(running.cli("apply", "--json").stdout)
-    assert {change["action"] for change in applied} == {"unchanged"}
-    assert automation(running, "breaker · taxi")["trigger"]["threshold"] == ENOUGH
-
+    assert outcome(running, running.put("taxi/first.csv", taxi_csv(200))).fate == "processed"
     for number in range(ENOUGH):
-        assert not is_paused(running)
         bad = running.put(f"taxi/bad-{number}.csv", b"pickup\n%d\n" % number)
         assert outcome(running, bad).fate == "rejected"
+        if number == 0:
+            mixed = ended(running, keys=["taxi/first.csv", "taxi/bad-0.csv"], force=True)
+            assert mixed["state_name"] == "Rejected", "one that has also processed something counts not"
     wait_until(lambda: is_paused(running), what="the pause")
     mail = running.mailbox.wait_for("Paused: taxi", 30)
     assert mail is not None
@@ -86,6 +94,7 @@ def test_a_difference_is_shown_and_nothing_is_touched(running: Running, tmp_path
     (tmp_path / "datasets" / "churn_model.yaml").unlink()
     breaker = tmp_path / "automations" / "breaker.yaml"
     breaker.write_text(breaker.read_text().replace("threshold: 10", "threshold: 20"))
+    before = everything(running)
     environment = {
         "PATH": os.environ["PATH"],
         "DROPFLOW_DATA_DIR": str(running.settings.data_dir),
@@ -93,34 +102,34 @@ def test_a_difference_is_shown_and_nothing_is_touched(running: Running, tmp_path
         "DROPFLOW_AUTOMATIONS_DIR": str(tmp_path / "automations"),
         "DROPFLOW_NOTIFY_URLS": "json://user:hush-hush@127.0.0.1:9/",
     }
-    running.cli("pause", "iris")
+    command = [str(Path(sys.executable).with_name("dropflow")), "apply", "--diff"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert everything(running) == before
+    for told in (
+        "unchanged deployment preprocess/churn\n",
+        "updated   deployment preprocess/iris\n  description\n    -Iris flowers;",
+        "removed   deployment preprocess/churn_model\n",
+        "updated   notification block dropflow\n  urls\n    -(secret)\n    +(another secret)\n",
+        "updated   automation breaker · iris\n  trigger.threshold\n    -10\n    +20\n",
+        "removed   automation on trained · churn_model\n",
+        "would change; nothing was touched.",
+    ):
+        assert told in done.stdout
+    assert "hush" not in done.stdout + done.stderr
 
-    def diff(*arguments: str) -> str:
-        command = [str(Path(sys.executable).with_name("dropflow")), "apply", *arguments]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, env=environment, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "hush" not in done.stdout + done.stderr
-        return done.stdout
 
-    found = {change["name"]: change for change in json.loads(diff("--diff", "--json"))}
-    actions = {name: change["action"] for name, change in found.items()}
-    assert actions["preprocess/iris"] == actions["dropflow"] == "updated"
-    assert actions["breaker · iris"] == "updated"
-    assert actions["preprocess/churn_model"] == actions["on trained · churn_model"] == "removed"
-    assert actions["preprocess/churn"] == actions["on arrival · churn"] == "unchanged"
-    assert [d["field"] for d in found["preprocess/iris"]["differences"]] == ["description"]
-    shown = diff("--diff")
-    assert "  trigger.threshold\n    -10\n    +20\n" in shown
-    assert "-Iris flowers; `species` is the kind." in shown
-    assert "nothing was touched" in shown
+def everything(running: Running) -> list[dict[str, Any]]:
+    paths = ("/deployments/filter", "/automations/filter", "/block_documents/filter")
+    fields = ("id", "name", "version", "description", "tags", "trigger", "data")
+    found = [one for path in paths for one in running.api("POST", path, json={})]
+    return [{field: one.get(field) for field in fields} for one in found]
 
-    unchanged = json.loads(running.cli("apply", "--json").stdout)
-    assert {change["action"] for change in unchanged} == {"unchanged"}
-    # A deployment that is paused stays so when it is brought up to date.
-    environment.pop("DROPFLOW_NOTIFY_URLS")
-    diff()
-    assert running.api("GET", "/deployments/name/preprocess/iris")["paused"] is True
-    running.cli("apply")
-    assert "iris is resumed." in running.cli("resume", "iris").stdout
+
+def test_what_is_paused_stays_so_when_its_deployment_is_brought_up_to_date(running: Running) -> None:
+    path = f"/deployments/{running.api('GET', '/deployments/name/preprocess/iris')['id']}"
+    running.api("PATCH", path, json={"version": "older", "paused": True})
+    changes = json.loads(running.cli("apply", "--json").stdout)
+    assert [c["name"] for c in changes if c["action"] == "updated"] == ["preprocess/iris"]
+    assert running.api("GET", path)["paused"] is True
+    running.api("POST", f"{path}/resume_deployment")
