@@ -8,31 +8,31 @@ from dropflow.prefect_env import export_prefect_environment
 from dropflow.settings import Settings
 
 
-def apply(settings: Settings) -> Iterator[Change]:
+def apply(settings: Settings, *, dry_run: bool = False) -> Iterator[Change]:
     """Work pool, deployments, notification block, automations. Idempotent.
 
+    `dry_run`: tell what would change, and touch nothing.
     Raises DatasetError, AutomationError or SettingsError before anything on the server is touched.
     """
     datasets = load_datasets(settings.datasets_dir)
     export_prefect_environment(settings)
     # Only now: importing Prefect takes seconds and reads the environment.
-    from automations.definitions import SPECIMEN, load_definitions
+    from automations.definitions import check_definitions, load_definitions
     from automations.sync import sync
     from flows.deployments import ensure_work_pool, sync_deployments
     from notifications.block import check_urls, save_block
 
     definitions = load_definitions(settings.automations_dir)
-    for definition in definitions:
-        definition.fill(SPECIMEN)
+    check_definitions(definitions, datasets.by_name)
     check_urls(settings.notify_urls)
-    yield ensure_work_pool(settings.work_pool)
+    yield ensure_work_pool(settings.work_pool, dry_run=dry_run)
     deployments: dict[str, dict[str, str]] = {}
-    for change, deployment_id in sync_deployments(datasets, settings.work_pool):
+    for change, deployment_id in sync_deployments(datasets, settings.work_pool, dry_run=dry_run):
         yield change
         if change.action != "removed":
             flow, _, dataset = change.name.partition("/")
             deployments.setdefault(dataset, {})[flow] = deployment_id
-    block_id, saved = save_block(settings.notify_urls)
+    block_id, saved = save_block(settings.notify_urls, dry_run=dry_run)
     if saved:
         yield saved
-    yield from sync(definitions, deployments, block_id)
+    yield from sync(definitions, deployments, block_id, dry_run=dry_run)

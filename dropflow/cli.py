@@ -24,6 +24,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from rich.table import Table
 
 from dropflow import __version__, drops
+from dropflow.changes import Difference
 from dropflow.declarations import load_datasets
 from dropflow.errors import DropflowError, PermanentError, SettingsError, TransientError
 from dropflow.ledger import Fate, Ledger
@@ -476,16 +477,56 @@ def models(dataset: str | None = None, /, *, data_dir: DataDir = None, as_json: 
 
 
 @app.command
-def apply(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+def apply(
+    *,
+    diff: Annotated[bool, Parameter(negative="", help="Show what would change, and touch nothing.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> int:
     """Bring deployments and automations on the Prefect server in step with the files.
 
-    Idempotent: only what changed is touched. Automations made in the Prefect UI are left alone.
+    Idempotent: only what changed is touched. Automations made in the Prefect UI are left alone, and so
+    are those of ours that were changed there, until their file changes; what is disabled there stays
+    disabled. --diff shows for what would be updated "-" the server's and "+" the files' value; it
+    exits with 0 whether there are differences or not.
     """
     settings = load_settings(data_dir)
-    changes = _apply(settings, show=not as_json)
+    changes = _apply(settings, show=not as_json, diff=diff)
     if as_json:
         _print_json([asdict(change) for change in changes])
     return OK
+
+
+@app.command
+def pause(dataset: str, /, *, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """Hold a dataset: its objects wait as pending, and nothing is lost. Its schedule stops, too.
+
+    Runs that were created before go on; runs by hand stay possible. The same as pausing the
+    deployment preprocess/DATASET in the Prefect UI.
+    """
+    changed = _set_paused(data_dir, dataset, paused=True, as_json=as_json)
+    if not as_json:
+        out.print(f"{dataset} is {'[yellow]paused[/]' if changed else 'paused already'}.")
+        out.print(f"New objects wait as pending until [bold]dropflow resume {dataset}[/].")
+    return OK
+
+
+@app.command
+def resume(dataset: str, /, *, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """Let the objects of a paused dataset leave; the listener sees to it within seconds."""
+    changed = _set_paused(data_dir, dataset, paused=False, as_json=as_json)
+    if not as_json:
+        out.print(f"{dataset} is [green]resumed[/]." if changed else f"{dataset} is not paused.")
+    return OK
+
+
+def _set_paused(data_dir: Path | None, dataset: str, *, paused: bool, as_json: bool) -> bool:
+    settings = load_settings(data_dir)
+    name = load_datasets(settings.datasets_dir)[dataset].name
+    changed = connect_prefect(settings.prefect_api).set_paused(name, paused=paused)
+    if as_json:
+        _print_json({"dataset": name, "paused": paused, "changed": changed})
+    return changed
 
 
 @app.command
@@ -618,19 +659,33 @@ def _say(text: str) -> None:
     out.print(f"[dim]·[/] {escape(text)}")
 
 
-def _apply(settings: Settings, *, show: bool) -> list[Any]:
+def _apply(settings: Settings, *, show: bool, diff: bool = False) -> list[Any]:
     from dropflow.apply import apply as changes_of
 
     changes = []
-    for change in changes_of(settings):
+    for change in changes_of(settings, dry_run=diff):
         changes.append(change)
         if show:
             style = "dim" if change.action == "unchanged" else "green"
-            out.print(f"[{style}]{change.action:9}[/] {change.kind} {escape(change.name)}")
+            note = f" ({change.note})" if change.note else ""
+            out.print(f"[{style}]{change.action:9}[/] {change.kind} {escape(change.name)}{note}")
+        if show and diff:
+            for one in change.differences:
+                _print_difference(one)
+    if show and diff:
+        number = sum(change.action != "unchanged" for change in changes)
+        out.print(f"{number} would change; nothing was touched." if number else "Nothing would change.")
     told = any(change.kind == "automation" and "success" in change.name for change in changes)
     if show and not told:
         out.print("No messages are sent: set DROPFLOW_NOTIFY_URLS, for example to slack://… or mailto://…")
     return changes
+
+
+def _print_difference(one: Difference) -> None:
+    out.print(f"  {escape(one.field)}", soft_wrap=True)
+    for line in one.lines():
+        style = "red" if line.startswith("-") else "green"
+        out.print(f"    {escape(printable(line, 400))}", style=style, soft_wrap=True)
 
 
 def _where(settings: Settings) -> None:

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dropflow.datasets import Dataset
-from dropflow.errors import SettingsError
+from dropflow.errors import SettingsError, TransientError
+from dropflow.ledger.entries import paused_reason
 from dropflow.objects import ObjectRef
 from dropflow.prefect_api import PERMANENT, PrefectApi, Run
 from dropflow.receipts import Receipt, standing_receipt
@@ -78,19 +79,28 @@ def wait(store: ObjectStore, prefect: PrefectApi, dataset: Dataset, drop: Drop, 
             return Outcome(drop, receipt.fate, receipt.reason, now - begun, receipt, receipt.flow_run_id)
         if now > ask_prefect:
             ask_prefect = now + RUN_POLL
-            if run := _failed_run(prefect, dataset, drop):
+            runs = prefect.runs_of(dataset.name, drop.started - timedelta(seconds=1))
+            if run := _failed_run(runs, drop):
                 return Outcome(drop, "failed", run.message, now - begun, flow_run_id=run.id)
+            if not any(drop.ref.key in run.keys for run in runs) and _is_paused(prefect, dataset):
+                return Outcome(drop, "pending", paused_reason(dataset.name), now - begun)
         time.sleep(RECEIPT_POLL)
     reason = f"no receipt after {seconds:g} s; it may still come: see `dropflow status` and the Prefect UI"
     return Outcome(drop, "pending", reason, seconds)
 
 
-def _failed_run(prefect: PrefectApi, dataset: Dataset, drop: Drop) -> Run | None:
+def _is_paused(prefect: PrefectApi, dataset: Dataset) -> bool:
+    try:
+        return dataset.name in prefect.paused()
+    except TransientError:
+        return False
+
+
+def _failed_run(runs: list[Run], drop: Drop) -> Run | None:
     """A run of this object alone, since the drop, that failed for good.
 
     One that crashed or was interrupted is no end: the listener delivers the object again.
     """
-    runs = prefect.runs_of(dataset.name, drop.started - timedelta(seconds=1))
     mine = (run for run in runs if run.keys == {drop.ref.key} and run.ended)
     last = max(mine, key=lambda run: run.since, default=None)
     return last if last and last.state == PERMANENT else None

@@ -165,6 +165,8 @@ def _next(entry: Entry | None, current: ObjectRef | None) -> str:
 
 
 def _next_of_pending(entry: Entry) -> str:
+    if entry.held:
+        return f"it leaves within seconds of `dropflow resume {entry.dataset}`"
     if entry.dataset and entry.ready_at is None:
         return "it is prepared once its marker is in the folder"
     if entry.ready_at and entry.ready_at > datetime.now(UTC):

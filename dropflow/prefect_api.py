@@ -4,9 +4,10 @@
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import httpx
@@ -19,6 +20,8 @@ from dropflow.retry import retry
 OBJECT_CREATED, DATASET_PROCESSED = "object.created", "dataset.processed"
 PAGE, MOST_PAGES = 200, 25
 NOTIFICATION_BLOCK, NOTIFICATION_BLOCK_TYPE = "dropflow", "dropflow-notifications"
+TIMEOUT, SHORT_TIMEOUT = 15.0, 3.0
+"""Seconds. The short one is for what is asked again and again."""
 REFUSALS = (400, 409, 413, 422)
 """Answers that are about this one event; others are about address or permission."""
 PERMANENT = "Failed"
@@ -153,7 +156,7 @@ class PrefectApi:
         for chosen in (at_work, recent):
             for page in range(MOST_PAGES):
                 asked = {**body, "flow_runs": chosen, "offset": page * PAGE}
-                runs = _runs(self._post("/flow_runs/filter", asked))
+                runs = _rows(self._post("/flow_runs/filter", asked), Run.of)
                 found |= {run.id: run for run in runs}
                 if len(runs) < PAGE:
                     break
@@ -174,6 +177,36 @@ class PrefectApi:
     def run_form(self, dataset: str) -> str:
         """Path of the UI's form in which the dataset's deployment is run by hand."""
         return f"/deployments/deployment/{self._get(f'/deployments/name/preprocess/{dataset}')['id']}/run"
+
+    def paused(self) -> frozenset[str]:
+        """The datasets whose deployment preprocess/<dataset> is paused. Not tried again when it fails.
+
+        Prefect itself only stops schedules then: automations still start runs.
+        Raises TransientError or PermanentError.
+        """
+        body = {"flows": {"name": {"any_": ["preprocess"]}}, "deployments": {"paused": {"eq_": True}}}
+        names: set[str] = set()
+        for page in range(MOST_PAGES):
+            asked = {**body, "limit": PAGE, "offset": page * PAGE}
+            found = _rows(
+                self._post("/deployments/filter", asked, SHORT_TIMEOUT), lambda row: str(row["name"])
+            )
+            names.update(found)
+            if len(found) < PAGE:
+                break
+        return frozenset(names)
+
+    @retry
+    def set_paused(self, dataset: str, *, paused: bool) -> bool:
+        """Pause or resume preprocess/<dataset>; whether it was not so before.
+
+        Raises TransientError, or PermanentError when there is no such deployment.
+        """
+        found = self._get(f"/deployments/name/preprocess/{dataset}")
+        if found["paused"] == paused:
+            return False
+        self._post(f"/deployments/{found['id']}/{'pause' if paused else 'resume'}_deployment", {})
+        return True
 
     def create_run(self, deployment: str, parameters: dict[str, Any]) -> str:
         """Have a deployment, given as flow/name, run now with these parameters; the run's id.
@@ -207,9 +240,9 @@ class PrefectApi:
             )
         return answer.json()
 
-    def _post(self, path: str, body: Any) -> httpx.Response:
+    def _post(self, path: str, body: Any, timeout: float = TIMEOUT) -> httpx.Response:
         try:
-            answer = self.http.post(path, json=body)
+            answer = self.http.post(path, json=body, timeout=timeout)
         except httpx.RequestError as error:
             raise TransientError(f"Prefect API {self.http.base_url}: {error!r}") from error
         if answer.status_code >= 500 or answer.status_code in (408, 429):
@@ -220,18 +253,19 @@ class PrefectApi:
         return answer
 
 
-_RUNS = TypeAdapter(list[dict[str, Any]])
+T = TypeVar("T")
+_ROWS = TypeAdapter(list[dict[str, Any]])
 
 
-def _runs(answer: httpx.Response) -> list[Run]:
+def _rows(answer: httpx.Response, of: Callable[[dict[str, Any]], T]) -> list[T]:
     try:
-        return [Run.of(run) for run in _RUNS.validate_json(answer.content)]
+        return [of(row) for row in _ROWS.validate_json(answer.content)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PermanentError(f"{answer.url} does not answer as a Prefect API does: {error!r:.300}") from error
 
 
 def connect_prefect(api_url: str) -> PrefectApi:
-    return PrefectApi(httpx.Client(base_url=api_url, timeout=15))
+    return PrefectApi(httpx.Client(base_url=api_url, timeout=TIMEOUT))
 
 
 def key_tag(key: str) -> str:

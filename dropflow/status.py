@@ -1,6 +1,6 @@
 """Where everything stands, from the ledger: what `dropflow status` shows."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +29,8 @@ class Status:
     redelivered: int
     unreadable: int
     channels: list[ChannelState]
+    held: dict[str, int] = field(default_factory=dict)
+    """Objects that wait because their dataset is paused."""
 
     @property
     def sums(self) -> dict[str, int]:
@@ -49,6 +51,7 @@ class Status:
             "events_redelivered": self.redelivered,
             "unreadable_notifications": self.unreadable,
             "channels": [asdict(channel) for channel in self.channels],
+            "paused": self.held,
         }
 
 
@@ -72,6 +75,7 @@ def read_status(ledger: Ledger) -> Status:
         redelivered=again,
         unreadable=ledger.unreadable(),
         channels=ledger.notices.channels(),
+        held=ledger.outbox.held(),
     )
 
 
@@ -87,6 +91,10 @@ def render(status: Status) -> RenderableType:
     else:
         style = "red" if status.unaccounted else "green"
         parts.append(f"unaccounted  [{style}]{status.unaccounted:,}[/]")
+    parts += [
+        f"paused  [yellow]{escape(name)}[/]: {number:,} objects wait until `dropflow resume {escape(name)}`"
+        for name, number in status.held.items()
+    ]
     if status.oldest_in_flight:
         parts.append(f"oldest in flight  {age(status.at - status.oldest_in_flight)}")
     if status.sweep:

@@ -21,7 +21,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 
-from dropflow.changes import Change
+from dropflow.changes import NEW_ID, Change, Difference, differences
 from dropflow.datasets import Dataset, Datasets
 from flows.preprocess import preprocess
 from flows.train import train
@@ -31,20 +31,20 @@ MANAGED = "dropflow"
 PAGE = 100
 
 
-def ensure_work_pool(name: str) -> Change:
+def ensure_work_pool(name: str, *, dry_run: bool = False) -> Change:
     """Create the work pool unless it is there; its settings in the UI are left alone."""
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(name)
         except ObjectNotFound:
-            client.create_work_pool(
-                WorkPoolCreate(
-                    name=name,
-                    type=WarmWorker.type,
-                    description="Workers of `dropflow worker`: warm processes for preprocessing.",
-                    base_job_template=WarmWorker.get_default_base_job_template(),
-                )
+            pool = WorkPoolCreate(
+                name=name,
+                type=WarmWorker.type,
+                description="Workers of `dropflow worker`: warm processes for preprocessing.",
+                base_job_template=WarmWorker.get_default_base_job_template(),
             )
+            if not dry_run:
+                client.create_work_pool(pool)
             return Change("work pool", name, "created")
     return Change("work pool", name, "unchanged")
 
@@ -68,17 +68,18 @@ class Wanted:
         text = json.dumps([*parts, work_pool], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def apply(self, work_pool: str) -> str:
+    def deployment(self, work_pool: str, *, paused: bool) -> RunnerDeployment:
         deployment = self.flow.to_deployment(
             name=self.dataset.name,
             version=self.version(work_pool),
+            paused=paused,
             parameters={"dataset": self.dataset.name},
             tags=[MANAGED, f"dataset:{self.dataset.name}"],
             entrypoint_type=EntrypointType.MODULE_PATH,
             **self.fields,
         )
         assert isinstance(deployment, RunnerDeployment)  # a coroutine only where an event loop runs
-        return str(deployment.apply(work_pool_name=work_pool))
+        return deployment
 
 
 def wanted(datasets: Datasets) -> Iterator[Wanted]:
@@ -101,11 +102,13 @@ def wanted(datasets: Datasets) -> Iterator[Wanted]:
             yield Wanted(train, dataset, {"description": text})
 
 
-def sync_deployments(datasets: Datasets, work_pool: str) -> Iterator[tuple[Change, str]]:
+def sync_deployments(
+    datasets: Datasets, work_pool: str, *, dry_run: bool = False
+) -> Iterator[tuple[Change, str]]:
     """Create or update the deployments and remove those of datasets that are gone.
 
     Yields each change, named as `flow/dataset`, with the deployment's id. What has not changed is left
-    alone: applying again would delete its scheduled runs and undo a pause made in the UI.
+    alone: applying again would delete its scheduled runs. One that is paused stays paused.
     """
     with get_client(sync_client=True) as client:
         known = {
@@ -118,10 +121,29 @@ def sync_deployments(datasets: Datasets, work_pool: str) -> Iterator[tuple[Chang
             if old and old.version == new.version(work_pool):
                 yield Change("deployment", new.name, "unchanged"), str(old.id)
                 continue
-            yield Change("deployment", new.name, "updated" if old else "created"), new.apply(work_pool)
+            deployment = new.deployment(work_pool, paused=bool(old and old.paused))
+            what = tuple(_differences(old, deployment, work_pool)) if old else ()
+            deployment_id = str(old.id) if old else NEW_ID
+            if not dry_run:
+                deployment_id = str(deployment.apply(work_pool_name=work_pool))
+            action = "updated" if old else "created"
+            yield Change("deployment", new.name, action, differences=what), deployment_id
         for name, gone in known.items():
-            client.delete_deployment(gone.id)
+            if not dry_run:
+                client.delete_deployment(gone.id)
             yield Change("deployment", name, "removed"), str(gone.id)
+
+
+def _differences(old: DeploymentResponse, new: RunnerDeployment, work_pool: str) -> Iterator[Difference]:
+    def plain(found: DeploymentResponse | RunnerDeployment) -> dict[str, Any]:
+        schedules = [one.schedule.model_dump(mode="json") for one in found.schedules or () if one.schedule]
+        names = ("description", "entrypoint", "tags", "parameters")
+        return {**{name: getattr(found, name) for name in names}, "schedules": schedules}
+
+    schema = new._parameter_openapi_schema.model_dump(mode="json", exclude_unset=True)
+    before = {"work_pool_name": old.work_pool_name, "parameter_openapi_schema": old.parameter_openapi_schema}
+    after = {"work_pool_name": work_pool, "parameter_openapi_schema": schema}
+    return differences({**plain(old), **before}, {**plain(new), **after})
 
 
 def _managed(client: SyncPrefectClient, of: Flow[..., Any]) -> list[DeploymentResponse]:

@@ -11,6 +11,7 @@ from dropflow.ledger import Delivery, Entry, Ledger
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, object_created_event
 from dropflow.storage import ObjectStore
+from listeners.paused import Paused
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Dispatcher:
         self._most_in_flight = runs_per_dataset
         self._receipt_seconds = receipt_seconds
         self._failed = failed
+        self.paused = Paused(prefect)
+        self._held: set[str] = set()
 
     def dispatch(self) -> int:
         """Bring everything that is ready on its way; returns how many events left.
@@ -58,14 +61,28 @@ class Dispatcher:
         troubles = self._match_all()
         posted = 0
         for left_over in self._ledger.outbox.unposted(self._listener):
-            posted += self._post(left_over)
-        for name in self._datasets.by_name:
+            if left_over.dataset not in self.paused:
+                posted += self._post(left_over)
+        for name in filter(self._may_leave, self._datasets.by_name):
             while delivery := self._ledger.outbox.claim(name, self._listener, self._most_in_flight):
                 reached(Point.OBJECTS_CLAIMED)
                 posted += self._post(delivery)
         if troubles:
             raise troubles[-1]
         return posted
+
+    def _may_leave(self, dataset: str) -> bool:
+        """Whether something waits, and is not held because the dataset is paused."""
+        if not self._ledger.outbox.waits(dataset):
+            return False
+        if dataset in self.paused:
+            self._ledger.outbox.hold(dataset)
+            self._held.add(dataset)
+            return False
+        if dataset in self._held:
+            self._ledger.outbox.release(dataset)
+            self._held.remove(dataset)
+        return True
 
     def _post(self, delivery: Delivery) -> int:
         if delivery.refs:

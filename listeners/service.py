@@ -263,6 +263,8 @@ class Listener:
 
     def _clean_up(self, dataset: Dataset, ref: ObjectRef) -> None:
         """A run for the key finds its orphan, and removes it."""
+        if dataset.name in self._dispatcher.paused:
+            return  # the sweep after the pause finds it again
         try:
             self._prefect.post_events([object_created_event(dataset.name, [ref])])
         except DropflowError as error:

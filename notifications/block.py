@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
 from pydantic import Field, SecretStr
 
-from dropflow.changes import Change
+from dropflow.changes import NEW_ID, Change, Difference
 from dropflow.errors import DropflowError
 from notifications.channels import open_channel, send, split_urls
 
@@ -55,7 +55,7 @@ def check_urls(urls: SecretStr | None) -> None:
         open_channel(url)
 
 
-def save_block(urls: SecretStr | None) -> tuple[str | None, Change | None]:
+def save_block(urls: SecretStr | None, *, dry_run: bool = False) -> tuple[str | None, Change | None]:
     """Store the URLs in the server's block unless they are there; its id and what was done.
 
     Without URLs the block stays as it is on the server (someone may have filled it in the UI); the
@@ -66,9 +66,12 @@ def save_block(urls: SecretStr | None) -> tuple[str | None, Change | None]:
         return (str(known.id) if known else None), None
     if known and known.data["urls"] == urls.get_secret_value():
         return str(known.id), Change("notification block", BLOCK_NAME, "unchanged")
-    block_id = DropflowNotifications(urls=urls).save(BLOCK_NAME, overwrite=True)
+    block_id = str(known.id) if known else NEW_ID
+    if not dry_run:
+        block_id = str(DropflowNotifications(urls=urls).save(BLOCK_NAME, overwrite=True))
+    what = (Difference("urls", "(secret)", "(another secret)"),) if known else ()
     action = "updated" if known else "created"
-    return str(block_id), Change("notification block", BLOCK_NAME, action)
+    return block_id, Change("notification block", BLOCK_NAME, action, differences=what)
 
 
 def _known_block() -> BlockDocument | None:

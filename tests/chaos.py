@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from breakers import disable_breaker
 from rich.console import Console
 from rich.table import Table
 
@@ -341,6 +342,7 @@ def main() -> int:
     began = time.monotonic()
     with ChaosStack(load_settings(data_dir, env_file=data_dir / ".env"), report=out.print) as stack:
         list(apply(stack.settings))
+        disable_breaker(stack.settings.prefect_api, "churn")
         stack.listen()
         drops, killer = Drops(), Killer(stack, random.Random(options.seed))
         store = connect(stack.settings)

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
+from breakers import disable_breaker
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
@@ -174,6 +175,8 @@ def running() -> Iterator[Running]:
             )
             applied = _apply_with(running, url)
             assert applied.returncode == 0, applied.stderr
+            # Tests drop bad files of churn on purpose, more than its breaker allows.
+            disable_breaker(settings.prefect_api, "churn")
             stack.listen()
             yield running
     shutil.rmtree(data_dir)

@@ -39,9 +39,13 @@ def fake_prefect() -> Iterator[FakePrefect]:
     async def runs(_: Request) -> Response:
         return JSONResponse([])
 
+    async def deployments(_: Request) -> Response:
+        return JSONResponse([])
+
     routes = [
         Route("/api/events", events, methods=["POST"]),
         Route("/api/flow_runs/filter", runs, methods=["POST"]),
+        Route("/api/deployments/filter", deployments, methods=["POST"]),
     ]
     config = uvicorn.Config(Starlette(routes=routes), host=LOOPBACK, port=port, log_level="warning")
     server = uvicorn.Server(config)

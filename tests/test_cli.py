@@ -11,7 +11,19 @@ import pytest
 from dropflow.settings import PROJECT
 
 DROPFLOW = str(Path(sys.executable).with_name("dropflow"))
-COMMANDS = ["up", "drop", "status", "apply", "check", "listen", "worker", "demo", "settings"]
+COMMANDS = [
+    "up",
+    "drop",
+    "status",
+    "apply",
+    "pause",
+    "resume",
+    "check",
+    "listen",
+    "worker",
+    "demo",
+    "settings",
+]
 
 
 def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -91,6 +103,10 @@ FAILURES = [
     (["drop", "here.csv", "there/here.csv", "-d", "churn"], {}, 2, "would overwrite each other"),
     (["demo"], {"DROPFLOW_S3_ENDPOINT": "http://127.0.0.1:9"}, 2, "its own store and server only"),
     (["apply"], {"DROPFLOW_PREFECT_API_URL": "http://127.0.0.1:9/api"}, 3, "Is the stack running?"),
+    (["apply", "--diff"], {}, 2, "no Prefect API: start one with `dropflow up`"),
+    (["pause", "chrun"], {}, 2, "there is no dataset 'chrun'; did you mean 'churn'?"),
+    (["resume", "chrun"], {}, 2, "there is no dataset 'chrun'; did you mean 'churn'?"),
+    (["pause", "churn"], {}, 2, "no Prefect API: start one with `dropflow up`"),
     (["apply"], {}, 2, "no Prefect API: start one with `dropflow up`"),
     (["listen"], {}, 2, "no object store"),
     (["check"], {"DROPFLOW_SWEEP_SECS": "1"}, 2, "did you mean DROPFLOW_SWEEP_SECONDS?"),

@@ -106,6 +106,9 @@ class Prefect:
                 self.runs.append({"keys": keys, "force": payload["force"], "type": "SCHEDULED", "state": ""})
             self.seen.add(event["id"])
 
+    def paused(self) -> frozenset[str]:
+        return frozenset()
+
     def runs_of(self, _dataset: str, _since: datetime) -> list[Run]:
         if self.down:
             raise TransientError("Prefect is down")

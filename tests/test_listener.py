@@ -18,8 +18,10 @@ from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.prefect_api import Run
 from dropflow.receipts import FINGERPRINT, SOURCE, Receipt, commit_receipt, receipt_key
 from dropflow.settings import PROJECT
+from dropflow.status import read_status
 from dropflow.storage import ObjectStore
 from listeners import dispatcher as dispatching
+from listeners import paused as pausing
 from listeners import settler as settling
 from listeners.dispatcher import Dispatcher
 from listeners.intake import Intake
@@ -36,6 +38,14 @@ class Prefect:
     events: list[dict[str, Any]] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     error: Exception | None = None
+    paused_datasets: set[str] = field(default_factory=set)
+    asked: int = 0
+
+    def paused(self) -> frozenset[str]:
+        self.asked += 1
+        if self.error:
+            raise self.error
+        return frozenset(self.paused_datasets)
 
     def post_events(self, events: list[dict[str, Any]]) -> None:
         if self.error:
@@ -147,6 +157,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "LOOK_AGAIN_EACH", timedelta(0))
     monkeypatch.setattr(settling, "BACKOFF", (0,))
     monkeypatch.setattr(dispatching, "REFUSED_WAIT", 0)
+    monkeypatch.setattr(pausing, "ASK_AGAIN", 0)
 
 
 @pytest.fixture
@@ -845,3 +856,90 @@ def test_readiness_is_written_in_words(churn: Dataset, text: str, readiness: Rea
 def test_a_readiness_that_makes_no_sense_is_refused(churn: Dataset, text: str) -> None:
     with pytest.raises(ValueError, match="expected immediately, quiet 30s"):
         Dataset.model_validate({**churn.model_dump(exclude_unset=True), "ready": text})
+
+
+PAUSED = "paused: dropflow resume churn (or resume the deployment in the Prefect UI)"
+
+
+def test_objects_of_a_paused_dataset_wait_and_leave_together(listener: Listener) -> None:
+    refs = [listener.put(f"churn/{name}.csv", name.encode()) for name in "abc"]
+    listener.prefect.paused_datasets = {"churn"}
+    listener.see(*refs, listener.put("iris/a.csv"))
+    for _ in range(2):
+        listener.dispatcher.dispatch()
+    assert listener.prefect.batches() == [["iris/a.csv"]]
+    assert {listener.fate(ref.key) for ref in refs} == {(Fate.PENDING, PAUSED)}
+    assert [what for _, what in listener.ledger.story(listener.entry(refs[0].key))] == [PAUSED]
+    assert read_status(listener.ledger).to_json()["paused"] == {"churn": 3}
+    listener.prefect.paused_datasets = set()
+    listener.dispatcher.dispatch()
+    assert listener.prefect.batches()[1:] == [[ref.key for ref in refs]]
+    assert read_status(listener.ledger).held == {}
+
+
+def test_what_finds_no_room_after_a_pause_is_not_called_paused(ledger: Ledger, store: ObjectStore) -> None:
+    listener = make_listener(ledger, store, load_datasets(PROJECT / "datasets"), runs_per_dataset=1)
+    listener.see(listener.put("churn/a.csv"))
+    listener.dispatcher.dispatch()
+    listener.prefect.paused_datasets = {"churn"}
+    listener.see(listener.put("churn/b.csv", b"b"))
+    listener.dispatcher.dispatch()
+    assert listener.fate("churn/b.csv") == (Fate.PENDING, PAUSED)
+    listener.prefect.paused_datasets = set()
+    listener.dispatcher.dispatch()
+    assert listener.fate("churn/b.csv") == (Fate.PENDING, "")
+
+
+def test_a_redelivery_waits_for_the_end_of_a_pause_and_counts_only_then(listener: Listener) -> None:
+    ref = listener.put("churn/a.csv")
+    listener.see(ref)
+    listener.dispatcher.dispatch()
+    listener.prefect.paused_datasets = {"churn"}
+    for _ in range(5):
+        listener.settler.look()
+        listener.dispatcher.dispatch()
+    assert listener.fate(ref.key) == (Fate.PENDING, PAUSED)
+    assert listener.entry(ref.key).deliveries == 1
+    assert listener.failed == []
+    listener.prefect.paused_datasets = set()
+    listener.dispatcher.dispatch()
+    assert listener.entry(ref.key).deliveries == 2
+    assert listener.prefect.batches() == [[ref.key], [ref.key]]
+
+
+def test_a_delivery_claimed_before_the_pause_is_posted_after_it(listener: Listener) -> None:
+    listener.see(listener.put("churn/a.csv"))
+    listener.prefect.error = TransientError("down")
+    with pytest.raises(TransientError):
+        listener.dispatcher.dispatch()
+    listener.prefect.error = None
+    listener.prefect.paused_datasets = {"churn"}
+    listener.dispatcher.dispatch()
+    listener.settler.look()
+    assert listener.prefect.events == []
+    listener.prefect.paused_datasets = set()
+    listener.dispatcher.dispatch()
+    assert listener.prefect.batches() == [["churn/a.csv"]]
+    assert listener.entry("churn/a.csv").deliveries == 1
+
+
+def test_a_pause_holds_while_prefect_cannot_be_asked(listener: Listener) -> None:
+    listener.prefect.paused_datasets = {"churn"}
+    listener.see(listener.put("churn/a.csv"))
+    listener.dispatcher.dispatch()
+    listener.prefect.error = TransientError("down")
+    listener.dispatcher.dispatch()
+    assert listener.fate("churn/a.csv") == (Fate.PENDING, PAUSED)
+
+
+def test_prefect_is_asked_for_pauses_once_for_all_and_not_when_nothing_waits(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pausing, "ASK_AGAIN", 60)
+    listener.dispatcher.dispatch()
+    assert listener.prefect.asked == 0
+    for number in range(3):
+        listener.see(listener.put(f"churn/{number}.csv", b"%d" % number), listener.put(f"iris/{number}.csv"))
+        listener.dispatcher.dispatch()
+    assert listener.prefect.asked == 1
+    assert len(listener.prefect.events) == 6

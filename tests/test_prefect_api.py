@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dropflow.errors import EventRefusedError, PermanentError
+from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.prefect_api import PAGE, PrefectApi, Run
 
 NOW = datetime.now(UTC)
@@ -58,6 +58,43 @@ def test_runs_beyond_the_first_page_are_seen() -> None:
         return httpx.Response(200, json=[run(number) for number in numbers])
 
     assert len(api(answer).runs_of("churn", NOW)) == PAGE + 50
+
+
+def test_paused_datasets_beyond_the_first_page_are_seen() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked = json.loads(request.content)
+        assert asked["deployments"] == {"paused": {"eq_": True}}
+        numbers = range(asked["offset"], min(asked["offset"] + asked["limit"], PAGE + 50))
+        return httpx.Response(200, json=[{"name": f"d{number}"} for number in numbers])
+
+    assert len(api(answer).paused()) == PAGE + 50
+
+
+@pytest.mark.parametrize("answer", [httpx.Response(500), httpx.Response(200, json=[{}]), httpx.Response(404)])
+def test_a_question_for_pauses_is_asked_once(answer: httpx.Response) -> None:
+    asked = []
+
+    def count(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return answer
+
+    with pytest.raises((TransientError, PermanentError)):
+        api(count).paused()
+    assert len(asked) == 1
+
+
+def test_pausing_what_is_paused_changes_nothing() -> None:
+    paths = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.path)
+        return httpx.Response(200, json={"id": "1", "paused": True})
+
+    assert api(answer).set_paused("churn", paused=True) is False
+    assert api(answer).set_paused("churn", paused=False) is True
+    assert paths[-1] == "/api/deployments/1/resume_deployment"
+    with pytest.raises(PermanentError, match="has `dropflow apply` been run"):
+        api(lambda _: httpx.Response(404)).set_paused("churn", paused=True)
 
 
 @pytest.mark.parametrize(

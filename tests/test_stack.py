@@ -269,10 +269,11 @@ def test_apply_changes_nothing_twice_and_leaves_other_automations_alone(running:
     }
     made = running.api("POST", "/automations/", json=theirs)
     ours = running.api("POST", "/automations/filter", json={})
-    ours = next(a for a in ours if a["name"] == "on success · churn")
-    keep = ("name", "enabled", "tags", "trigger", "actions", "actions_on_trigger", "actions_on_resolve")
+    ours = next(a for a in ours if a["name"] == "on failure · churn")
+    # The UI's form sends no tags.
+    keep = ("name", "enabled", "trigger", "actions")
     edited = {**{name: ours[name] for name in keep}, "description": "adjusted in the UI"}
-    del edited["trigger"]["id"]
+    edited["trigger"]["threshold"] = 2
     running.api("PUT", f"/automations/{ours['id']}", json=edited)
 
     done = running.cli("apply", "--json")
@@ -280,7 +281,11 @@ def test_apply_changes_nothing_twice_and_leaves_other_automations_alone(running:
     changes = json.loads(done.stdout)
     assert {change["action"] for change in changes} == {"unchanged"}, changes
     assert running.api("GET", f"/automations/{made['id']}")["name"] == "made in the UI"
-    assert running.api("GET", f"/automations/{ours['id']}")["description"] == "adjusted in the UI"
+    left = running.api("GET", f"/automations/{ours['id']}")
+    assert (left["description"], left["trigger"]["threshold"]) == ("adjusted in the UI", 2)
+    assert left["tags"] == ours["tags"]
+    edited["trigger"]["threshold"] = 1
+    running.api("PUT", f"/automations/{ours['id']}", json=edited)
     running.api("DELETE", f"/automations/{made['id']}")
 
 

@@ -60,6 +60,19 @@ class Entry:
         """Seen again after it had a fate: only the store knows whether it is there."""
         return self.reason == SEEN_AGAIN
 
+    @property
+    def held(self) -> bool:
+        """Ready, but its dataset is paused."""
+        return self.fate is Fate.PENDING and self.reason.startswith(PAUSED)
+
+
+PAUSED = "paused: "
+"""How the reason of a held object begins."""
+
+
+def paused_reason(dataset: str) -> str:
+    return f"{PAUSED}dropflow resume {dataset} (or resume the deployment in the Prefect UI)"
+
 
 SEEN_AGAIN = "seen again"
 """As `Ledger.record` writes it."""

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import sqlalchemy.orm
 
 from dropflow.ledger.database import Database, now
-from dropflow.ledger.entries import Delivery, Entry, Fate, entry, naive
+from dropflow.ledger.entries import PAUSED, Delivery, Entry, Fate, entry, naive, paused_reason
 from dropflow.ledger.tables import deliveries, objects, story
 from dropflow.ledger.transition import fail, redeliver, transition
 from dropflow.objects import ObjectRef
@@ -35,12 +35,9 @@ class Outbox:
     def claim(self, dataset: str, holder: str, most_in_flight: int) -> Delivery | None:
         """Take what waits for the dataset; None when nothing does, or enough is in flight already."""
         moment = now()
-        waiting = sa.and_(
-            objects.c.fate == Fate.PENDING.value,
-            objects.c.dataset == dataset,
-            objects.c.ready_at <= moment,
+        ordered = (
+            sa.select(objects).where(_waiting(dataset, moment)).order_by(objects.c.ready_at, objects.c.id)
         )
-        ordered = sa.select(objects).where(waiting).order_by(objects.c.ready_at, objects.c.id)
         with self._database.write() as db:
             if not self._database.is_sqlite:
                 # Two listeners counting at once would both find room for one more.
@@ -87,6 +84,34 @@ class Outbox:
             what = f"delivery {delivery.number}: event {delivery.id} with {len(chosen)} objects for {dataset}"
             db.execute(sa.insert(story), [{"object_id": e.id, "at": moment, "what": what} for e in chosen])
             return delivery
+
+    def waits(self, dataset: str) -> bool:
+        """Whether an object of the dataset is ready to leave."""
+        with self._database.read() as db:
+            return bool(db.execute(sa.select(sa.exists().where(_waiting(dataset, now())))).scalar())
+
+    def hold(self, dataset: str) -> None:
+        """The dataset is paused: say so of what would leave otherwise."""
+        moment, reason = now(), paused_reason(dataset)
+        new = sa.and_(_waiting(dataset, moment), objects.c.reason != reason)
+        told = sa.select(objects.c.id, sa.literal(moment, sa.DateTime), sa.literal(reason)).where(new)
+        with self._database.write() as db:
+            db.execute(sa.insert(story).from_select(["object_id", "at", "what"], told))
+            db.execute(sa.update(objects).where(new).values(reason=reason, updated=moment))
+
+    def release(self, dataset: str) -> None:
+        """The dataset is paused no more: what is held waits for its turn."""
+        held = sa.and_(objects.c.fate == Fate.PENDING.value, objects.c.dataset == dataset)
+        with self._database.write() as db:
+            query = sa.update(objects).where(held, objects.c.reason == paused_reason(dataset))
+            db.execute(query.values(reason="", updated=now()))
+
+    def held(self) -> dict[str, int]:
+        """How many objects are held, by dataset."""
+        held = sa.and_(objects.c.fate == Fate.PENDING.value, objects.c.reason.startswith(PAUSED))
+        query = sa.select(objects.c.dataset, sa.func.count().label("number")).where(held)
+        with self._database.read() as db:
+            return {row.dataset: row.number for row in db.execute(query.group_by(objects.c.dataset))}
 
     def _without_superseded(self, db: sa.Connection, found: list[Entry]) -> list[Entry]:
         """Of several versions of a key that wait, a run can only prepare the one that is there."""
@@ -193,6 +218,12 @@ class Outbox:
         with self._database.read() as db:
             posted, again = db.execute(query).one()
         return posted, again
+
+
+def _waiting(dataset: str, moment: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        objects.c.fate == Fate.PENDING.value, objects.c.dataset == dataset, objects.c.ready_at <= moment
+    )
 
 
 def _inside(event_id: str) -> sa.ColumnElement[bool]:
