@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from dropflow.ledger.database import Database, now
 from dropflow.ledger.entries import Entry, Fate, Settlement, entry, naive, utc
 from dropflow.ledger.outbox import Outbox
+from dropflow.ledger.pages import Pages
 from dropflow.ledger.tables import deliveries, objects, story, unreadable
 from dropflow.ledger.transition import fail, transition
 from dropflow.ledger.watch import Watch
@@ -74,6 +75,7 @@ class Ledger:
         self.database = Database(url)
         self.outbox = Outbox(self.database)
         self.watch = Watch(self.database)
+        self.pages = Pages(self.database)
 
     @property
     def gone(self) -> bool:
