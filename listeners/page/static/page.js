@@ -170,6 +170,7 @@ function render(body) {
   const some = asked.search || asked.dataset || asked.fate;
   show("none", shown.length ? "" : some ? "No object is like that." : "No object yet: drop a file.");
   $("objects").hidden = !shown.length;
+  document.querySelector(".pager").hidden = places.length === 1 && !body.next;
   $("newer").disabled = places.length === 1;
   $("older").disabled = !body.next;
   $("where").textContent = places.length > 1 || body.next ? `page ${places.length}` : "";
