@@ -689,6 +689,8 @@ def _print_difference(one: Difference) -> None:
 
 
 def _where(settings: Settings) -> None:
+    if page := settings.page:
+        out.print(f"Your files    {page}", soft_wrap=True)
     out.print(f"Prefect UI    {settings.prefect_ui}", soft_wrap=True)
     out.print(f"Object store  {settings.s3_endpoint}", soft_wrap=True)
     out.print(f"Data          {settings.data_dir} (credentials in stack.env, logs in logs/)", soft_wrap=True)

@@ -11,7 +11,7 @@ CREATED_EVENTS = ("CompleteMultipartUpload", "Copy", "Post", "Put")
 Never `ObjectCreated:*`: that also fires for tags, retention and legal holds.
 """
 
-Source = Literal["stream", "webhook", "sweep"]
+Source = Literal["stream", "webhook", "sweep", "page"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,11 @@ class Settings(BaseModel):
     webhook_host: str = "127.0.0.1"
     webhook_port: int | None = Field(None, ge=1, le=65535, description="None: no webhook")
     webhook_token: SecretStr | None = Field(None, min_length=16)
+    page_token: SecretStr | None = Field(
+        None, min_length=16, description="asked for by the page; without one it is served on loopback only"
+    )
+    page_url: str | None = Field(None, description="the page's address where a proxy makes it another one")
+    page_upload_mib: float = Field(1024, ge=0, description="largest file the page uploads; 0: none")
     sweep_seconds: float = Field(
         30, ge=1, description="between two sweeps; more where a sweep takes longer than a fifth of it"
     )
@@ -62,7 +67,7 @@ class Settings(BaseModel):
         None, description="MLflow server or database that trained models are logged to; None: no MLflow"
     )
 
-    @field_validator("s3_endpoint", "prefect_api_url")
+    @field_validator("s3_endpoint", "prefect_api_url", "page_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -93,6 +98,12 @@ class Settings(BaseModel):
     @property
     def prefect_ui(self) -> str:
         return self.prefect_api.removesuffix("/api")
+
+    @property
+    def page(self) -> str:
+        """The address of the page that shows every object; "" where the listener serves none."""
+        host = f"[{self.webhook_host}]" if ":" in self.webhook_host else self.webhook_host
+        return self.page_url or (f"http://{host}:{self.webhook_port}" if self.webhook_port else "")
 
     def run_url(self, flow_run_id: str) -> str:
         return f"{self.prefect_ui}/runs/flow-run/{flow_run_id}"

@@ -1,15 +1,16 @@
 """The object store: a small face over boto3 whose errors say whether trying again can help."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import boto3
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
 _CONFLICT = {"412", "PreconditionFailed"}
 PAGE = 1000
+CHUNK = 256 * 1024
+"""Bytes in memory of an object that is streamed."""
 ABSENT = "*"
 """As `instead_of`: write only where nothing is."""
 _TRANSIENT = {
@@ -79,6 +82,12 @@ class Stat:
     age: float
 
 
+class Readable(Protocol):
+    """What bytes are read from, once."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
     """An S3-compatible store. Methods raise TransientError once retries are used up."""
@@ -122,6 +131,15 @@ class ObjectStore:
             body = answer["Body"].read()
         modified: datetime = answer["LastModified"]
         return ObjectRef(bucket, key, _etag(answer), len(body), answer.get("VersionId"), modified), body
+
+    @retry
+    def stream(self, bucket: str, key: str) -> tuple[ObjectRef, Generator[bytes, None, None]]:
+        """The object as it is now, with its bytes in chunks: to be closed. Raises ObjectMissingError."""
+        with _errors(f"get s3://{bucket}/{key}"):
+            answer = self.client.get_object(Bucket=bucket, Key=key)
+        size, version = answer["ContentLength"], answer.get("VersionId")
+        ref = ObjectRef(bucket, key, _etag(answer), size, version, answer["LastModified"])
+        return ref, _chunks(answer["Body"], ref.url)
 
     @retry
     def put(
@@ -173,6 +191,14 @@ class ObjectStore:
             self.client.upload_fileobj(file, bucket, key, Callback=progress)
         return self.stat(bucket, key)
 
+    def upload_stream(self, body: Readable, bucket: str, key: str) -> ObjectRef:
+        """Upload what can be read once only, in parts: an error in between leaves nothing behind."""
+        with _errors(f"upload s3://{bucket}/{key}"):
+            # Without threads of its own, which would hold several parts in memory.
+            one_by_one = TransferConfig(use_threads=False)
+            self.client.upload_fileobj(cast("IO[bytes]", body), bucket, key, Config=one_by_one)
+        return self.stat(bucket, key)
+
     def list(self, bucket: str, prefix: str = "") -> Iterator[ObjectRef]:
         """Objects below `prefix`, one page of up to 1,000 in memory at a time."""
         token: str | None = None
@@ -209,6 +235,14 @@ class ObjectStore:
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") not in _OWNED:
                     raise
+
+
+def _chunks(body: Any, url: str) -> Generator[bytes, None, None]:
+    try:
+        with _errors(f"get {url}"):
+            yield from body.iter_chunks(CHUNK)
+    finally:
+        body.close()
 
 
 def pages(refs: Iterator[ObjectRef]) -> Iterator[list[ObjectRef]]:

@@ -11,6 +11,7 @@ from dropflow.ledger.database import Database, now
 from dropflow.ledger.entries import Entry, Fate, Settlement, entry, naive, utc
 from dropflow.ledger.notices import Notices
 from dropflow.ledger.outbox import Outbox
+from dropflow.ledger.pages import Pages
 from dropflow.ledger.tables import deliveries, objects, story, unreadable
 from dropflow.ledger.transition import fail, note, transition
 from dropflow.ledger.watch import Watch
@@ -76,6 +77,7 @@ class Ledger:
         self.outbox = Outbox(self.database)
         self.watch = Watch(self.database)
         self.notices = Notices(self.database)
+        self.pages = Pages(self.database)
 
     @property
     def gone(self) -> bool:

@@ -37,6 +37,7 @@ objects = sa.Table(
     sa.Index("ix_objects_waiting", "fate", "dataset", "ready_at"),
     sa.Index("ix_objects_look", "fate", "look_at"),
     sa.Index("ix_objects_output", "output_key"),
+    sa.Index("ix_objects_page", "fate", "dataset", "updated", "id"),
 )
 
 deliveries = sa.Table(
