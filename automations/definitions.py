@@ -14,20 +14,37 @@ from prefect.events.schemas.automations import AutomationCore
 from pydantic import ValidationError
 
 from dropflow.changes import NEW_ID
+from dropflow.datasets import Dataset
 from dropflow.errors import AutomationError
 
 MANAGED = "dropflow"
 """The tag of automations this project made; others are never touched."""
 NOTIFICATION_BLOCK, TRAIN_DEPLOYMENT = "notification_block_id", "train_deployment_id"
+SILENCE = "silence_seconds"
+OPTIONAL = (NOTIFICATION_BLOCK, TRAIN_DEPLOYMENT, SILENCE)
 """Placeholders that some datasets have no value for: see `Definition.fill`."""
+GRACE = timedelta(hours=1)
 ACTIONS = ("actions", "actions_on_trigger", "actions_on_resolve")
 SPECIMEN = {
     "dataset": "specimen",
     "deployment_id": NEW_ID,
     NOTIFICATION_BLOCK: NEW_ID,
     TRAIN_DEPLOYMENT: NEW_ID,
+    SILENCE: "86400",
 }
 """Values that show whether a file can be filled in at all."""
+
+
+def placeholders(dataset: Dataset, deployments: Mapping[str, str], block_id: str | None) -> dict[str, str]:
+    """The values for one dataset. `deployments`: ids of its deployments, by flow."""
+    values = {"dataset": dataset.name, "deployment_id": deployments["preprocess"]}
+    if "train" in deployments:
+        values[TRAIN_DEPLOYMENT] = deployments["train"]
+    if block_id:
+        values[NOTIFICATION_BLOCK] = block_id
+    if dataset.expect:
+        values[SILENCE] = f"{(dataset.expect.longest + GRACE).total_seconds():.0f}"
+    return values
 
 
 @dataclass(frozen=True)
@@ -44,9 +61,7 @@ class Definition:
         left, or such a placeholder is used elsewhere: the file is not for this dataset.
         Raises AutomationError naming the file and the field.
         """
-        fitting = self._fitting(
-            [name for name in (NOTIFICATION_BLOCK, TRAIN_DEPLOYMENT) if name not in values]
-        )
+        fitting = self._fitting([name for name in OPTIONAL if name not in values])
         if fitting is None:
             return None
         try:
@@ -66,6 +81,9 @@ class Definition:
                 f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()[:5]
             )
             raise AutomationError(f"{self.path}: {problems}") from error
+        except TypeError as error:
+            # Prefect compares `within` before it has read it.
+            raise AutomationError(f"{self.path}: trigger: within: expected seconds, as a number") from error
 
     def _fitting(self, lacking: list[str]) -> dict[str, Any] | None:
         left = dict(self.content)
@@ -125,7 +143,9 @@ def _without_empty(node: Any) -> Any:
 
 def _fill(node: Any, values: Mapping[str, str]) -> Any:
     if isinstance(node, str):
-        return string.Template(node).substitute(values)
+        filled = string.Template(node).substitute(values)
+        # YAML takes a placeholder for text; its value may be a number.
+        return int(filled) if filled != node and filled.isascii() and filled.isdigit() else filled
     if isinstance(node, dict):
         return {_fill(key, values): _fill(value, values) for key, value in node.items()}
     if isinstance(node, list):

@@ -1,14 +1,12 @@
 """Keep the server's automations in step with the files: create, update only what changed, remove."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.schemas.automations import Automation, AutomationCore
 
 from automations.definitions import (
     MANAGED,
-    NOTIFICATION_BLOCK,
-    TRAIN_DEPLOYMENT,
     Definition,
     changed_since,
     file_hash,
@@ -20,19 +18,15 @@ PAGE = 100
 
 
 def sync(
-    definitions: list[Definition],
-    deployments: dict[str, dict[str, str]],
-    block_id: str | None,
-    *,
-    dry_run: bool = False,
+    definitions: list[Definition], datasets: Iterable[Mapping[str, str]], *, dry_run: bool = False
 ) -> Iterator[Change]:
-    """Apply the definitions for every dataset (`deployments`: by dataset, the flows' deployment ids).
+    """Apply the definitions for every dataset (`datasets`: the placeholders of each).
 
     An automation whose file and placeholders have not changed is left alone, for two reasons: an
     update resets its trigger's state, and someone may have adjusted it in the UI. What is disabled
     there stays so in an update, too.
     """
-    wanted = list(_wanted(definitions, deployments, block_id))
+    wanted = [found for values in datasets for one in definitions if (found := one.fill(values))]
     with get_client(sync_client=True) as client:
         managed = _managed(client)
         # By hash first: in the UI it may have been given another name.
@@ -46,20 +40,6 @@ def sync(
                 client.delete_automation(extra.id)
             note = "there was another of this name" if extra.name in names else ""
             yield Change("automation", extra.name, "removed", note)
-
-
-def _wanted(
-    definitions: list[Definition], deployments: dict[str, dict[str, str]], block_id: str | None
-) -> Iterator[AutomationCore]:
-    for dataset, ids in deployments.items():
-        values = {"dataset": dataset, "deployment_id": ids["preprocess"]}
-        if "train" in ids:
-            values[TRAIN_DEPLOYMENT] = ids["train"]
-        if block_id:
-            values[NOTIFICATION_BLOCK] = block_id
-        for definition in definitions:
-            if automation := definition.fill(values):
-                yield automation
 
 
 def _managed(client: SyncPrefectClient) -> list[Automation]:

@@ -17,7 +17,7 @@ def apply(settings: Settings, *, dry_run: bool = False) -> Iterator[Change]:
     datasets = load_datasets(settings.datasets_dir)
     export_prefect_environment(settings)
     # Only now: importing Prefect takes seconds and reads the environment.
-    from automations.definitions import check_definitions, load_definitions
+    from automations.definitions import check_definitions, load_definitions, placeholders
     from automations.sync import sync
     from flows.deployments import ensure_work_pool, sync_deployments
     from notifications.block import check_urls, save_block
@@ -35,4 +35,5 @@ def apply(settings: Settings, *, dry_run: bool = False) -> Iterator[Change]:
     block_id, saved = save_block(settings.notify_urls, dry_run=dry_run)
     if saved:
         yield saved
-    yield from sync(definitions, deployments, block_id, dry_run=dry_run)
+    values = [placeholders(datasets[name], ids, block_id) for name, ids in deployments.items()]
+    yield from sync(definitions, values, dry_run=dry_run)

@@ -10,6 +10,7 @@ from wcmatch import glob
 
 from dropflow.columns import Column, ColumnName, Known, Strict
 from dropflow.errors import DatasetError
+from dropflow.expecting import Cron, Expect, Timezone
 from dropflow.formats import Reading
 from dropflow.notifying import Notify
 from dropflow.recipes import Step
@@ -122,8 +123,9 @@ class Dataset(Strict):
     output: Output = Field(default_factory=Output)
     train: Training | None = None
     ready: Readiness = Field(default_factory=Readiness)
-    schedule: str | None = Field(None, description="cron; every run prepares what has no receipt yet")
-    timezone: str = "UTC"
+    schedule: Cron | None = Field(None, description="cron; every run prepares what has no receipt yet")
+    expect: Expect | None = Field(None, description="by when a file is due; it is told when none came")
+    timezone: Timezone = "UTC"
     notify: Notify = Field(default_factory=Notify)
 
     @field_validator("match")

@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints
 
 from dropflow.columns import Strict
 
-Kind = Literal["success", "failure", "rejected", "recovered", "late"]
+Kind = Literal["success", "failure", "rejected", "recovered", "missing", "late"]
 When = Literal["now", "digest", "never"]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
@@ -18,9 +18,9 @@ class Notify(Strict):
     failure: When = Field("now", description="given up: no receipt in spite of every delivery")
     rejected: When = "now"
     recovered: When = Field("now", description="processed after it was told of as rejected or failed")
-    late: When = "now"
+    late: When = Field("now", description="a file that `expect` asks for: missing, and come after all")
     to: tuple[Tag, ...] = Field((), description="tags of channels; none: all channels without a tag")
 
     def when(self, kind: Kind) -> When:
-        when: When = getattr(self, kind)
+        when: When = getattr(self, "late" if kind == "missing" else kind)
         return when

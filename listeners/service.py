@@ -28,6 +28,7 @@ from dropflow.storage import connect
 from listeners.alerts import Alerts
 from listeners.canary import make_canary
 from listeners.dispatcher import Dispatcher
+from listeners.expectations import Expectations
 from listeners.http import server_config
 from listeners.intake import Intake
 from listeners.metrics import Metrics
@@ -114,6 +115,7 @@ class Listener:
             run_url=settings.run_url,
             again=lambda dataset: settings.prefect_ui + self._prefect.run_form(dataset),
         )
+        self._expectations = Expectations(self._ledger, self._datasets, self._store, self._prefect)
         self._sweep_asked = asyncio.Event()
         self._swept = False
         self._server: _Server | None = None
@@ -151,6 +153,7 @@ class Listener:
         yield _for_ever("reading receipts", self._read_receipts)
         yield _for_ever("looking after objects", self._look)
         yield _for_ever("making messages", self._notify)
+        yield _for_ever("files that are expected", self._expect)
         yield self._sweep_for_ever()
         if self._settings.listen_stream:
             for bucket in self._datasets.raw_buckets:
@@ -204,6 +207,10 @@ class Listener:
         await asyncio.to_thread(self._notifier.deliver)
         # In a flood, looking must not take the ledger's time.
         await asyncio.sleep(TICK * (1 + waiting / 1000))
+
+    async def _expect(self) -> None:
+        await asyncio.to_thread(self._expectations.look)
+        await asyncio.sleep(HEARTBEAT)
 
     async def _sweep_for_ever(self) -> None:
         for bucket in self._datasets.buckets:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from dropflow.ledger import Fate, Notice
+from dropflow.ledger import LATE, MISSING, Fate, Notice
 from dropflow.notifying import Kind, Notify
 
 GATHER = timedelta(seconds=2)
@@ -44,7 +44,7 @@ class Plan:
 def plan(
     notices: Iterable[Notice],
     notify: Callable[[str], Notify],
-    told: Mapping[tuple[str, str], Fate],
+    told: Mapping[tuple[str, str], str],
     recent: Recent,
     busy: Collection[str],
     now: datetime,
@@ -85,18 +85,23 @@ def _held(before: list[datetime], now: datetime) -> bool:
     return now - before[-1] < WINDOWS[min(len(before), len(WINDOWS)) - 1]
 
 
-def kind_of(notice: Notice, told: Mapping[tuple[str, str], Fate]) -> Kind:
-    if notice.fate is Fate.REJECTED:
-        return "rejected"
-    if notice.fate is Fate.FAILED:
-        return "failure"
+def kind_of(notice: Notice, told: Mapping[tuple[str, str], str]) -> Kind:
+    match notice.news:
+        case Fate.REJECTED:
+            return "rejected"
+        case Fate.FAILED:
+            return "failure"
+        case "missing":
+            return "missing"
+        case "late":
+            return "late"
     bad = told.get((notice.ref.bucket, notice.ref.key)) in (Fate.REJECTED, Fate.FAILED)
     return "recovered" if bad else "success"
 
 
 def cause_of(notice: Notice) -> str:
     """What the reasons of files with the same fault have in common: no values, no numbers."""
-    if notice.fate is Fate.PROCESSED:
+    if notice.news in (Fate.PROCESSED, MISSING, LATE):
         return ""
     plain = re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d[\d,.:]*""", "…", notice.reason)
     return plain[:LONGEST_CAUSE]

@@ -19,6 +19,7 @@ TITLES = {
     "failure": "Failed",
     "rejected": "Rejected",
     "recovered": "Recovered",
+    "missing": "Missing",
     "late": "Late",
     "channel": "Channel down",
     "test": "Test",
@@ -26,7 +27,7 @@ TITLES = {
 TO_DO = {
     "failure": "When the cause is mended, run it again: {again}",
     "rejected": "Mend the file and drop it again; or mend the dataset, and run it again: {again}",
-    "late": "If it is not meant to come any more, change `expect` of the dataset.",
+    "missing": "Ask whoever sends it; if it is not meant to come any more, change `expect` of the dataset.",
     "channel": "What it has missed is told here, and tried there again: dropflow notify test",
 }
 
@@ -68,6 +69,8 @@ class Message(BaseModel):
     @property
     def subject(self) -> str:
         title = TITLES[self.kind]
+        if self.kind == "missing" and self.told:
+            return f"{title}: {self.dataset} · {self.told[0].reason}"
         if self.count == 1 and self.told:
             return f"{title}: {self.dataset} · {printable(self.told[0].name, 80)}"
         more = "more " if self.repeated else ""

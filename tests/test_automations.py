@@ -1,6 +1,7 @@
 """Automation files: filled in, checked, and told apart by content."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -8,10 +9,12 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.events.schemas.automations import Automation, AutomationCore
 
-from automations.definitions import check_definitions, load_definitions
+from automations.definitions import check_definitions, load_definitions, placeholders
 from automations.sync import sync
 from dropflow.changes import differences
+from dropflow.declarations import load_datasets
 from dropflow.errors import AutomationError
+from dropflow.expecting import Expect
 from dropflow.settings import PROJECT
 
 VALUES = {
@@ -19,13 +22,22 @@ VALUES = {
     "deployment_id": "11111111-1111-1111-1111-111111111111",
     "notification_block_id": "22222222-2222-2222-2222-222222222222",
     "train_deployment_id": "33333333-3333-3333-3333-333333333333",
+    "silence_seconds": "90000",
 }
+PLAIN = {name: VALUES[name] for name in ("dataset", "deployment_id")}
 GOOD = (PROJECT / "automations" / "on_arrival.yaml").read_text()
 
 
 def test_the_ready_ones_are_valid_for_prefect() -> None:
     filled = {d.path.stem: d.fill(VALUES) for d in load_definitions(PROJECT / "automations")}
-    assert set(filled) == {"breaker", "on_arrival", "on_failure", "on_processed", "on_trained"}
+    assert set(filled) == {
+        "breaker",
+        "on_arrival",
+        "on_failure",
+        "on_missing",
+        "on_processed",
+        "on_trained",
+    }
     arrival = filled["on_arrival"]
     assert arrival.name == "on arrival · churn"
     assert "dropflow.dataset.churn" in json.dumps(arrival.model_dump(mode="json"))
@@ -36,7 +48,8 @@ def test_the_ready_ones_are_valid_for_prefect() -> None:
     ("lacking", "left"),
     [
         (["notification_block_id"], {"breaker", "on_arrival", "on_processed"}),
-        (["train_deployment_id"], {"breaker", "on_arrival", "on_failure"}),
+        (["train_deployment_id"], {"breaker", "on_arrival", "on_failure", "on_missing"}),
+        (["silence_seconds"], {"breaker", "on_arrival", "on_failure", "on_processed", "on_trained"}),
         (["train_deployment_id", "notification_block_id"], {"breaker", "on_arrival"}),
     ],
 )
@@ -44,6 +57,17 @@ def test_those_that_need_what_a_dataset_lacks_are_not_for_it(lacking: list[str],
     values = {name: value for name, value in VALUES.items() if name not in lacking}
     found = {d.path.stem for d in load_definitions(PROJECT / "automations") if d.fill(values)}
     assert found == left
+
+
+def test_silence_is_longer_than_between_any_two_deadlines() -> None:
+    churn = load_datasets(PROJECT / "datasets")["churn"]
+    expecting = churn.model_copy(update={"expect": Expect.model_validate("by 08:00 on weekdays")})
+    ids = {"preprocess": VALUES["deployment_id"]}
+    assert placeholders(churn, ids, None) == PLAIN
+    values = placeholders(expecting, ids, VALUES["notification_block_id"])
+    assert values["silence_seconds"] == str((3 * 24 + 1) * 3600)
+    (definition,) = (d for d in load_definitions(PROJECT / "automations") if d.path.stem == "on_missing")
+    assert definition.fill(values).trigger.within == timedelta(hours=73)
 
 
 def test_without_a_block_the_breaker_pauses_and_tells_nobody() -> None:
@@ -110,8 +134,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 def synced(folder: Path, text: str, *, dry_run: bool = False) -> list[tuple[str, str]]:
     (folder / "a.yaml").write_text(text)
-    deployments = {"churn": {"preprocess": VALUES["deployment_id"]}}
-    return [(c.action, c.note) for c in sync(load_definitions(folder), deployments, None, dry_run=dry_run)]
+    return [(c.action, c.note) for c in sync(load_definitions(folder), [PLAIN], dry_run=dry_run)]
 
 
 def test_what_was_changed_in_the_ui_is_left_alone_until_its_file_changes(
@@ -155,8 +178,7 @@ def test_the_differences_are_told_field_by_field(server: Server, tmp_path: Path)
     synced(tmp_path, GOOD)
     newer = GOOD.replace("threshold: 1", "threshold: 2").replace("object.created", "object.made")
     (tmp_path / "a.yaml").write_text(newer)
-    deployments = {"churn": {"preprocess": VALUES["deployment_id"]}}
-    (change,) = sync(load_definitions(tmp_path), deployments, None, dry_run=True)
+    (change,) = sync(load_definitions(tmp_path), [PLAIN], dry_run=True)
     assert [(d.field, d.lines()) for d in change.differences] == [
         ("trigger.expect.0", ["-object.created", "+object.made"]),
         ("trigger.threshold", ["-1", "+2"]),

@@ -18,15 +18,15 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 AS_EVER = Notify()
 
 
-def notice(number: int, fate: Fate, reason: str = "", *, ago: float = 3, dataset: str = "churn") -> Notice:
+def notice(number: int, news: str, reason: str = "", *, ago: float = 3, dataset: str = "churn") -> Notice:
     ref = ObjectRef("raw", f"{dataset}/{number}.csv")
-    return Notice(number, NOW - timedelta(seconds=ago), dataset, fate, ref, reason, 2.0, "run", "")
+    return Notice(number, NOW - timedelta(seconds=ago), dataset, news, ref, reason, 2.0, "run", "")
 
 
 def planned(
     *notices: Notice,
     notify: Notify = AS_EVER,
-    told: dict[tuple[str, str], Fate] | None = None,
+    told: dict[tuple[str, str], str] | None = None,
     recent: dict[tuple[str, str, str], list[datetime]] | None = None,
     busy: tuple[str, ...] = (),
 ) -> Plan:

@@ -1,6 +1,9 @@
 """The ledger: the listener's durable working memory. It may be deleted; a sweep rebuilds it."""
 
+from dropflow.ledger.deadlines import Deadline
 from dropflow.ledger.entries import (
+    LATE,
+    MISSING,
     SETTLED,
     ChannelState,
     Delivery,
@@ -16,8 +19,11 @@ from dropflow.ledger.entries import (
 from dropflow.ledger.ledger import Ledger
 
 __all__ = [
+    "LATE",
+    "MISSING",
     "SETTLED",
     "ChannelState",
+    "Deadline",
     "Delivery",
     "Entry",
     "Fate",

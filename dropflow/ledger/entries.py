@@ -23,6 +23,8 @@ class Fate(StrEnum):
     """Delivered as often as allowed, without a receipt."""
 
 
+MISSING, LATE = "missing", "late"
+"""A file that was expected: not there in time; there after all."""
 SETTLED = (Fate.PROCESSED, Fate.REJECTED, Fate.IGNORED, Fate.FAILED)
 
 
@@ -97,12 +99,15 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An object's new fate, to be told. `seconds`: from its last write to its receipt, if known."""
+    """What is to be told of an object, or of a place where none is.
+
+    `news`: its new fate, MISSING or LATE. `seconds`: from its last write to its receipt, if known.
+    """
 
     id: int
     at: datetime
     dataset: str
-    fate: Fate
+    news: str
     ref: ObjectRef
     reason: str
     seconds: float | None

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dropflow.ledger.database import Database, now
+from dropflow.ledger.deadlines import Deadlines
 from dropflow.ledger.entries import Entry, Fate, Settlement, entry, naive, utc
 from dropflow.ledger.notices import Notices
 from dropflow.ledger.outbox import Outbox
@@ -77,6 +78,7 @@ class Ledger:
         self.outbox = Outbox(self.database)
         self.watch = Watch(self.database)
         self.notices = Notices(self.database)
+        self.deadlines = Deadlines(self.database)
         self.pages = Pages(self.database)
 
     @property

@@ -11,7 +11,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from dropflow.ledger.database import Database, now
-from dropflow.ledger.entries import ChannelState, Fate, Notice, Posting, naive, utc
+from dropflow.ledger.entries import LATE, MISSING, ChannelState, Fate, Notice, Posting, naive, utc
 from dropflow.ledger.tables import messages, notices, objects, sends
 from dropflow.objects import ObjectRef
 
@@ -34,7 +34,7 @@ class Notices:
                     row.id,
                     utc(row.at) or row.at,
                     row.dataset,
-                    Fate(row.fate),
+                    row.news,
                     ObjectRef(row.bucket, row.key),
                     row.reason,
                     row.seconds,
@@ -44,19 +44,19 @@ class Notices:
                 for row in db.execute(query)
             ]
 
-    def fates_told(self, found: Collection[Notice]) -> dict[tuple[str, str], Fate]:
+    def fates_told(self, found: Collection[Notice]) -> dict[tuple[str, str], str]:
         """What was told last of these objects' keys, where a message told of it."""
         keys = {(one.ref.bucket, one.ref.key) for one in found}
-        told = notices.c.message != ""
-        last: dict[tuple[str, str], Fate] = {}
+        told = sa.and_(notices.c.message != "", notices.c.news.not_in([MISSING, LATE]))
+        last: dict[tuple[str, str], str] = {}
         with self._database.read() as db:
             for bucket in {bucket for bucket, _ in keys}:
                 names = [key for b, key in keys if b == bucket]
-                query = sa.select(notices.c.key, notices.c.fate).where(
+                query = sa.select(notices.c.key, notices.c.news).where(
                     notices.c.bucket == bucket, notices.c.key.in_(names), told
                 )
                 for row in db.execute(query.order_by(notices.c.id)):
-                    last[bucket, row.key] = Fate(row.fate)
+                    last[bucket, row.key] = row.news
         return last
 
     def recent(self, since: datetime) -> dict[tuple[str, str, str], list[datetime]]:

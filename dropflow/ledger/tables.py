@@ -66,12 +66,12 @@ story = sa.Table(
 )
 
 notices = sa.Table(
-    "notices",  # an object's new fate, to be told
+    "notices",  # an object's new fate, a file that is missing, or late: to be told
     metadata,
     sa.Column("id", _ID, primary_key=True, autoincrement=True),
     sa.Column("at", sa.DateTime, nullable=False),
     sa.Column("dataset", sa.String, nullable=False),
-    sa.Column("fate", sa.String, nullable=False),
+    sa.Column("news", sa.String, nullable=False),
     sa.Column("bucket", sa.String, nullable=False),
     sa.Column("key", sa.String, nullable=False),
     sa.Column("reason", sa.String, nullable=False),
@@ -105,6 +105,16 @@ sends = sa.Table(
     sa.Column("sent", sa.DateTime),
     sa.Column("error", sa.String, nullable=False),
     sa.Index("ix_sends_due", "due"),
+)
+
+deadlines = sa.Table(
+    "deadlines",
+    metadata,
+    sa.Column("dataset", sa.String, primary_key=True),
+    sa.Column("due", sa.DateTime, nullable=False),  # the last one that was judged
+    sa.Column("after", sa.DateTime, nullable=False),  # what came later counts for the next one
+    sa.Column("missing", sa.Boolean, nullable=False),
+    sa.Column("posted", sa.Boolean, nullable=False),  # whether Prefect was told
 )
 
 unreadable = sa.Table(

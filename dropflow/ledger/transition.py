@@ -52,7 +52,7 @@ def note(db: sa.Connection, changed: Collection[tuple[Entry, Settlement]]) -> No
         {
             "at": moment,
             "dataset": outcome.dataset,
-            "fate": outcome.fate.value,
+            "news": outcome.fate.value,
             "bucket": found.ref.bucket,
             "key": found.ref.key,
             "reason": outcome.reason,

@@ -1,4 +1,4 @@
-"""What is to be told, the messages made of it, and which channel has taken them."""
+"""What is to be told, the messages made of it, which channel has taken them; and by when files are due."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,7 +15,7 @@ def upgrade() -> None:
         sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("at", sa.DateTime, nullable=False),
         sa.Column("dataset", sa.String, nullable=False),
-        sa.Column("fate", sa.String, nullable=False),
+        sa.Column("news", sa.String, nullable=False),
         sa.Column("bucket", sa.String, nullable=False),
         sa.Column("key", sa.String, nullable=False),
         sa.Column("reason", sa.String, nullable=False),
@@ -46,3 +46,11 @@ def upgrade() -> None:
         sa.Column("error", sa.String, nullable=False),
     )
     op.create_index("ix_sends_due", "sends", ["due"])
+    op.create_table(
+        "deadlines",
+        sa.Column("dataset", sa.String, primary_key=True),
+        sa.Column("due", sa.DateTime, nullable=False),
+        sa.Column("after", sa.DateTime, nullable=False),
+        sa.Column("missing", sa.Boolean, nullable=False),
+        sa.Column("posted", sa.Boolean, nullable=False),
+    )
