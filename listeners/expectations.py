@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from dropflow.datasets import Dataset, Datasets, canary_prefix
@@ -13,6 +13,9 @@ from dropflow.prefect_api import PrefectApi, dataset_missing_event
 from dropflow.storage import ObjectStore
 
 log = logging.getLogger(__name__)
+
+GRACE = timedelta(seconds=5)
+"""What is written up to a deadline's own second is in time, and seen by then."""
 
 
 class Expectations:
@@ -38,7 +41,7 @@ class Expectations:
         for name in known.keys() - {dataset.name for dataset, _ in self._expecting}:
             self._ledger.deadlines.forget(name)
         for dataset, expect in self._expecting:
-            due, before = expect.deadlines(self._now(), dataset.timezone)
+            due, before = expect.deadlines(self._now() - GRACE, dataset.timezone)
             was = known.get(dataset.name)
             if was is None:
                 self._ledger.deadlines.begin(dataset.name, due)
