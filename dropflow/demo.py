@@ -70,7 +70,11 @@ def body_of(message: Message) -> str:
         if part.get_content_type() == "text/plain":
             content = part.get_payload(decode=True)
             assert isinstance(content, bytes)
-            return content.decode(part.get_content_charset() or "utf-8", errors="replace").strip()
+            return (
+                content.decode(part.get_content_charset() or "utf-8", errors="replace")
+                .replace("\r\n", "\n")
+                .strip()
+            )
     return ""
 
 

@@ -1,6 +1,6 @@
 """Where everything stands, from the ledger: what `dropflow status` shows."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,8 +29,10 @@ class Status:
     redelivered: int
     unreadable: int
     channels: list[ChannelState]
-    held: dict[str, int] = field(default_factory=dict)
+    held: dict[str, int]
     """Objects that wait because their dataset is paused."""
+    missing: dict[str, datetime]
+    """By when a file was expected that has not come, by dataset."""
 
     @property
     def sums(self) -> dict[str, int]:
@@ -52,6 +54,7 @@ class Status:
             "unreadable_notifications": self.unreadable,
             "channels": [asdict(channel) for channel in self.channels],
             "paused": self.held,
+            "missing": {name: due.isoformat() for name, due in self.missing.items()},
         }
 
 
@@ -76,6 +79,7 @@ def read_status(ledger: Ledger) -> Status:
         unreadable=ledger.unreadable(),
         channels=ledger.notices.channels(),
         held=ledger.outbox.held(),
+        missing={d.dataset: d.due for d in ledger.deadlines.known().values() if d.missing},
     )
 
 
@@ -94,6 +98,10 @@ def render(status: Status) -> RenderableType:
     parts += [
         f"paused  [yellow]{escape(name)}[/]: {number:,} objects wait until `dropflow resume {escape(name)}`"
         for name, number in status.held.items()
+    ]
+    parts += [
+        f"missing  [yellow]{escape(name)}[/]: no file by {due.astimezone():%a %d %b %H:%M %Z}"
+        for name, due in status.missing.items()
     ]
     if status.oldest_in_flight:
         parts.append(f"oldest in flight  {age(status.at - status.oldest_in_flight)}")

@@ -1,5 +1,6 @@
 """Files that are expected by a time: missing, late, and what is told of it."""
 
+import io
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from memory_store import MemoryStore
 from pydantic import ValidationError
+from rich.console import Console
 
 from dropflow.datasets import Datasets
 from dropflow.declarations import load_datasets
@@ -15,6 +17,8 @@ from dropflow.expecting import Expect
 from dropflow.ledger import Ledger
 from dropflow.objects import ObjectCreated
 from dropflow.settings import PROJECT
+from dropflow.status import read_status
+from dropflow.status import render as render_status
 from listeners.expectations import GRACE, Expectations
 from notifications.digest import kind_of
 from notifications.messages import Message, Told, render
@@ -70,6 +74,12 @@ class Office:
         return [(kind_of(notice, {}), notice.reason) for notice in self.ledger.notices.untold(100)]
 
 
+def shown(ledger: Ledger) -> str:
+    console = Console(record=True, width=100, file=io.StringIO())
+    console.print(render_status(read_status(ledger)))
+    return console.export_text()
+
+
 MISSING = ("missing", "no file by Mon 08 Jan 08:00 UTC")
 
 
@@ -81,6 +91,7 @@ def test_what_does_not_come_is_told_once_and_that_it_came_late(ledger: Ledger) -
     for minute in range(3):
         office.at(0, 8, minute)
     assert office.told == [MISSING]
+    assert "churn: no file by Mon 08 Jan" in shown(ledger)
     office.now = MONDAY + timedelta(hours=8, minutes=12)
     office.drop("a.csv")
     office.drop("b.csv")
@@ -88,6 +99,7 @@ def test_what_does_not_come_is_told_once_and_that_it_came_late(ledger: Ledger) -
     office.at(0, 8, 14)
     late = ("late", "expected by Mon 08 Jan 08:00 UTC, came 12 min later")
     assert office.told == [MISSING, late]
+    assert "no file by" not in shown(ledger)
     assert ledger.notices.untold(9)[1].ref.url == "s3://raw/churn/a.csv"
     office.at(1, 8)
     assert office.told[2:] == [("missing", "no file by Tue 09 Jan 08:00 UTC")], "Monday's is not Tuesday's"

@@ -76,7 +76,8 @@ def test_success_is_told_by_mail_with_the_link_to_the_run(running: Running) -> N
     assert outcome.fate == "processed"
     mail = running.mailbox.wait_for("told.csv", 30)
     assert mail is not None
-    assert subject_of(mail) == "Ready: churn · told.csv"
+    # Or "2 files": what was ready a moment ago is told with it.
+    assert subject_of(mail).startswith("Ready: churn · ")
     assert "200 rows in, 200 out" in body_of(mail)
     assert running.settings.run_url(outcome.flow_run_id) in body_of(mail)
 
