@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints
 
 from dropflow.columns import Strict
 
-Kind = Literal["success", "failure", "rejected", "recovered", "missing", "late"]
+Kind = Literal["success", "failure", "rejected", "recovered", "missing", "late", "canary"]
 When = Literal["now", "digest", "never"]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
@@ -22,5 +22,7 @@ class Notify(Strict):
     to: tuple[Tag, ...] = Field((), description="tags of channels; none: all channels without a tag")
 
     def when(self, kind: Kind) -> When:
+        if kind == "canary":
+            return "now"
         when: When = getattr(self, "late" if kind == "missing" else kind)
         return when

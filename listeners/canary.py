@@ -8,28 +8,28 @@ from pathlib import Path
 
 from dropflow.datasets import Dataset, Datasets, canary_prefix
 from dropflow.errors import DropflowError, SettingsError
+from dropflow.ledger import CANARY, Ledger
+from dropflow.objects import ObjectRef
 from dropflow.receipts import COMPANIONS, PREFIX, read_receipt
 from dropflow.settings import Settings
 from dropflow.storage import ObjectStore
-from listeners.alerts import Alerts
 
 log = logging.getLogger(__name__)
 
 POLL = 1.0
-SUBJECT = "Canary: no receipt"
 
 
 class Canary:
     """Drops a known good file below the dataset's `_canary/`, awaits its receipt, cleans up."""
 
     def __init__(
-        self, store: ObjectStore, dataset: Dataset, content: bytes, seconds: float, alerts: Alerts
+        self, store: ObjectStore, ledger: Ledger, dataset: Dataset, content: bytes, seconds: float
     ) -> None:
         self._store = store
         self._dataset = dataset
         self._content = content
         self._seconds = seconds
-        self._alerts = alerts
+        self._ledger = ledger
         self._singing = True
 
     async def run(self) -> None:
@@ -38,7 +38,7 @@ class Canary:
             try:
                 await self._sing()
             except DropflowError as error:
-                self._miss(str(error))
+                log.warning("the canary: %s", error)
             await asyncio.sleep(max(0.0, self._seconds - (time.monotonic() - started)))
 
     async def _sing(self) -> None:
@@ -56,16 +56,17 @@ class Canary:
                 self._singing = True
                 break
             if receipt:
-                self._miss(f"{ref.url} was rejected: {receipt.reason}")
+                await self._miss(ref, f"was rejected: {receipt.reason}")
                 break
             await asyncio.sleep(POLL)
         else:
-            self._miss(f"{ref.url} has no receipt after {self._seconds:g} s: see `dropflow explain {key}`")
+            await self._miss(ref, f"no receipt after {self._seconds:g} s")
         await asyncio.to_thread(self._clean_up)
 
-    def _miss(self, why: str) -> None:
+    async def _miss(self, ref: ObjectRef, why: str) -> None:
         self._singing = False
-        self._alerts.alert(SUBJECT, why)
+        log.error("%s: %s", ref.url, why)
+        await asyncio.to_thread(self._ledger.notices.tell, self._dataset.name, CANARY, ref, why)
 
     def _clean_up(self) -> None:
         """Remove every canary with output and receipt."""
@@ -81,7 +82,7 @@ class Canary:
                 store.delete(bucket, ref.key)
 
 
-def make_canary(settings: Settings, datasets: Datasets, store: ObjectStore, alerts: Alerts) -> Canary | None:
+def make_canary(settings: Settings, datasets: Datasets, store: ObjectStore, ledger: Ledger) -> Canary | None:
     """The canary that the settings ask for. Raises SettingsError or DatasetError."""
     if settings.canary_dataset is None:
         return None
@@ -96,4 +97,4 @@ def make_canary(settings: Settings, datasets: Datasets, store: ObjectStore, aler
         raise SettingsError(
             f"DROPFLOW_CANARY_DATASET: {dataset.match} takes no {canary_prefix(dataset)}x.csv"
         )
-    return Canary(store, dataset, content, settings.canary_seconds, alerts)
+    return Canary(store, ledger, dataset, content, settings.canary_seconds)

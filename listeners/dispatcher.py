@@ -1,7 +1,6 @@
 """The dispatcher: pending objects are matched with their dataset and leave as Prefect events."""
 
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from dropflow.crashpoints import Point, reached
@@ -38,9 +37,7 @@ class Dispatcher:
         listener: str,
         runs_per_dataset: int = 4,
         receipt_seconds: float = 20,
-        failed: Callable[[str, list[Entry], str], None] = lambda *_: None,
     ) -> None:
-        """`failed` is told of dataset ("" where that was not reached), objects and reason given up for."""
         self._ledger = ledger
         self._datasets = datasets
         self._store = store
@@ -48,7 +45,6 @@ class Dispatcher:
         self._listener = listener
         self._most_in_flight = runs_per_dataset
         self._receipt_seconds = receipt_seconds
-        self._failed = failed
         self.paused = Paused(prefect)
         self._held: set[str] = set()
 
@@ -115,9 +111,7 @@ class Dispatcher:
         """Prefect refuses this event: find the object it is about by sending them in smaller company."""
         log.warning("%d objects of %s: %s", len(delivery.refs), delivery.dataset, reason)
         soon = datetime.now(UTC) + timedelta(seconds=REFUSED_WAIT)
-        failed = self._ledger.outbox.refused(delivery, reason, soon)
-        if failed:
-            self._failed(delivery.dataset, failed, reason)
+        self._ledger.outbox.refused(delivery, reason, soon)
 
     def _match_all(self) -> list[DropflowError]:
         """Name the dataset of every pending object; returns what has kept some of them from it."""
@@ -139,7 +133,7 @@ class Dispatcher:
                 except DropflowError as error:
                     # Refused for good: it must not come up again and again before all others.
                     self._ledger.fail([entry], str(error))
-                    self._failed("", [entry], str(error))
+                    log.warning("%s is given up: %s", printable(entry.ref.url), error)
             self._ledger.match(matched)
             if MARKER in ignored:
                 try:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from dropflow.datasets import Datasets, canary_prefix
 from dropflow.errors import DropflowError
-from dropflow.ledger import Ledger, Notice, Posting
+from dropflow.ledger import CANARY, Ledger, Notice, Posting
 from dropflow.notifying import Notify
 from dropflow.objects import printable
 from dropflow.storage import ObjectStore
@@ -101,6 +101,8 @@ class Notifier:
         return len(untold) - len(canaries) - len(decided.unwanted)
 
     def _is_canary(self, notice: Notice) -> bool:
+        if notice.news == CANARY:
+            return False
         dataset = self._datasets.by_name.get(notice.dataset)
         return dataset is not None and notice.ref.key.startswith(canary_prefix(dataset))
 

@@ -25,7 +25,6 @@ from dropflow.prefect_api import connect_prefect, object_created_event
 from dropflow.receipts import PREFIX
 from dropflow.settings import Settings
 from dropflow.storage import connect
-from listeners.alerts import Alerts
 from listeners.canary import make_canary
 from listeners.dispatcher import Dispatcher
 from listeners.expectations import Expectations
@@ -72,7 +71,6 @@ class Listener:
         self._prefect = connect_prefect(settings.prefect_api)
         self._ledger = Ledger(settings.ledger)
         self._metrics = Metrics(self._ledger)
-        self._alerts = Alerts(settings.notify_urls)
         self._intake = Intake(self._ledger, self._datasets)
         self._dispatcher = Dispatcher(
             self._ledger,
@@ -105,7 +103,7 @@ class Listener:
             arrived=self._wake,
             orphan_found=self._clean_up,
         )
-        self._canary = make_canary(settings, self._datasets, self._store, self._alerts)
+        self._canary = make_canary(settings, self._datasets, self._store, self._ledger)
         self._notifier = Notifier(
             self._ledger,
             self._datasets,

@@ -82,16 +82,14 @@ class Settler:
         *,
         patience: Patience = Patience(),
         settled: Callable[[list[tuple[Entry, Settlement]]], None] = lambda _: None,
-        failed: Callable[[str, list[Entry], str], None] = lambda *_: None,
     ) -> None:
-        """`settled` is told of changed fates, `failed` of dataset, objects and reason given up for."""
+        """`settled` is told of changed fates."""
         self._ledger = ledger
         self._datasets = datasets
         self._store = store
         self._prefect = prefect
         self._patience = patience
         self._settled = settled
-        self._failed = failed
         self._pool = ThreadPoolExecutor(AT_ONCE, "receipts")
 
     def close(self) -> None:
@@ -245,5 +243,5 @@ class Settler:
             self._give_up(dataset, entries, reason)
 
     def _give_up(self, dataset: str, entries: list[Entry], reason: str) -> None:
-        if self._ledger.fail(entries, reason):
-            self._failed(dataset, entries, reason)
+        if number := self._ledger.fail(entries, reason):
+            log.error("%d objects of %s are given up: %s", number, dataset, reason)

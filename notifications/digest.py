@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from dropflow.ledger import LATE, MISSING, Fate, Notice
+from dropflow.ledger import Fate, Notice
 from dropflow.notifying import Kind, Notify
 
 GATHER = timedelta(seconds=2)
@@ -91,17 +91,15 @@ def kind_of(notice: Notice, told: Mapping[tuple[str, str], str]) -> Kind:
             return "rejected"
         case Fate.FAILED:
             return "failure"
-        case "missing":
-            return "missing"
-        case "late":
-            return "late"
+        case "missing" | "late" | "canary" as news:
+            return news
     bad = told.get((notice.ref.bucket, notice.ref.key)) in (Fate.REJECTED, Fate.FAILED)
     return "recovered" if bad else "success"
 
 
 def cause_of(notice: Notice) -> str:
     """What the reasons of files with the same fault have in common: no values, no numbers."""
-    if notice.news in (Fate.PROCESSED, MISSING, LATE):
+    if notice.news not in (Fate.REJECTED, Fate.FAILED):
         return ""
     plain = re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d[\d,.:]*""", "…", notice.reason)
     return plain[:LONGEST_CAUSE]

@@ -21,6 +21,7 @@ TITLES = {
     "recovered": "Recovered",
     "missing": "Missing",
     "late": "Late",
+    "canary": "Canary",
     "channel": "Channel down",
     "test": "Test",
 }
@@ -28,6 +29,7 @@ TO_DO = {
     "failure": "When the cause is mended, run it again: {again}",
     "rejected": "Mend the file and drop it again; or mend the dataset, and run it again: {again}",
     "missing": "Ask whoever sends it; if it is not meant to come any more, change `expect` of the dataset.",
+    "canary": "Something on the way from drop to receipt does not work: dropflow status",
     "channel": "What it has missed is told here, and tried there again: dropflow notify test",
 }
 

@@ -76,8 +76,13 @@ class Listener:
     dispatcher: Dispatcher
     settler: Settler
     sweeper: Sweep
-    failed: list[tuple[str, str]]
     orphans: list[str]
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """What is to be told as given up for, with the reason."""
+        told = self.ledger.notices.untold(10_000)
+        return [(notice.ref.key, notice.reason) for notice in told if notice.news == Fate.FAILED]
 
     def see(self, *refs: ObjectRef) -> int:
         return self.ledger.record(ObjectCreated(ref, "webhook") for ref in refs)
@@ -113,11 +118,7 @@ class Listener:
 
 def make_listener(ledger: Ledger, store: Any, datasets: Datasets, **options: Any) -> Listener:
     prefect = Prefect()
-    failed: list[tuple[str, str]] = []
     orphans: list[str] = []
-
-    def tell_failed(_dataset: str, entries: list[Entry], reason: str) -> None:
-        failed.extend((entry.ref.key, reason) for entry in entries)
 
     settler = Settler(
         ledger,
@@ -125,7 +126,6 @@ def make_listener(ledger: Ledger, store: Any, datasets: Datasets, **options: Any
         store,
         prefect,  # type: ignore[arg-type]
         patience=options.pop("patience", AT_ONCE),
-        failed=tell_failed,
     )
     dispatcher = Dispatcher(
         ledger,
@@ -134,7 +134,6 @@ def make_listener(ledger: Ledger, store: Any, datasets: Datasets, **options: Any
         prefect,  # type: ignore[arg-type]
         listener="me",
         receipt_seconds=0,
-        failed=tell_failed,
         **options,
     )
     sweep = Sweep(
@@ -146,7 +145,7 @@ def make_listener(ledger: Ledger, store: Any, datasets: Datasets, **options: Any
         orphan_seconds=0,
         orphan_found=lambda _dataset, ref: orphans.append(ref.key),
     )
-    return Listener(ledger, datasets, store, prefect, dispatcher, settler, sweep, failed, orphans)
+    return Listener(ledger, datasets, store, prefect, dispatcher, settler, sweep, orphans)
 
 
 @pytest.fixture(autouse=True)

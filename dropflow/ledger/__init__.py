@@ -2,6 +2,7 @@
 
 from dropflow.ledger.deadlines import Deadline
 from dropflow.ledger.entries import (
+    CANARY,
     LATE,
     MISSING,
     SETTLED,
@@ -19,6 +20,7 @@ from dropflow.ledger.entries import (
 from dropflow.ledger.ledger import Ledger
 
 __all__ = [
+    "CANARY",
     "LATE",
     "MISSING",
     "SETTLED",

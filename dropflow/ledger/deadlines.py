@@ -7,9 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dropflow.ledger.database import Database, now
+from dropflow.ledger.database import Database
 from dropflow.ledger.entries import LATE, MISSING, Entry, Fate, entry, naive
-from dropflow.ledger.tables import deadlines, notices, objects
+from dropflow.ledger.notices import tell
+from dropflow.ledger.tables import deadlines, objects
 from dropflow.objects import ObjectRef
 
 SKEW = timedelta(hours=1)
@@ -92,9 +93,7 @@ class Deadlines:
         with self._database.write() as db:
             changed = db.execute(sa.update(deadlines).where(_same(was)).values(**values)).rowcount > 0
             if changed and news:
-                notice = {"at": now(), "dataset": was.dataset, "news": news, "reason": reason}
-                place = {"bucket": ref.bucket, "key": ref.key, "run_id": "", "report_key": ""}
-                db.execute(sa.insert(notices).values(**notice, **place))
+                tell(db, was.dataset, news, ref, reason)
         return changed
 
 

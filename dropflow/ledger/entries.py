@@ -23,8 +23,8 @@ class Fate(StrEnum):
     """Delivered as often as allowed, without a receipt."""
 
 
-MISSING, LATE = "missing", "late"
-"""A file that was expected: not there in time; there after all."""
+MISSING, LATE, CANARY = "missing", "late", "canary"
+"""A file that was expected: not there in time; there after all. A canary without a good receipt."""
 SETTLED = (Fate.PROCESSED, Fate.REJECTED, Fate.IGNORED, Fate.FAILED)
 
 
@@ -101,7 +101,7 @@ class Settlement:
 class Notice:
     """What is to be told of an object, or of a place where none is.
 
-    `news`: its new fate, MISSING or LATE. `seconds`: from its last write to its receipt, if known.
+    `news`: its new fate, MISSING, LATE or CANARY. `seconds`: from its last write to its receipt, if known.
     """
 
     id: int

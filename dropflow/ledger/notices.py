@@ -11,7 +11,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from dropflow.ledger.database import Database, now
-from dropflow.ledger.entries import LATE, MISSING, ChannelState, Fate, Notice, Posting, naive, utc
+from dropflow.ledger.entries import ChannelState, Fate, Notice, Posting, naive, utc
 from dropflow.ledger.tables import messages, notices, objects, sends
 from dropflow.objects import ObjectRef
 
@@ -47,7 +47,7 @@ class Notices:
     def fates_told(self, found: Collection[Notice]) -> dict[tuple[str, str], str]:
         """What was told last of these objects' keys, where a message told of it."""
         keys = {(one.ref.bucket, one.ref.key) for one in found}
-        told = sa.and_(notices.c.message != "", notices.c.news.not_in([MISSING, LATE]))
+        told = sa.and_(notices.c.message != "", notices.c.news.in_([fate.value for fate in Fate]))
         last: dict[tuple[str, str], str] = {}
         with self._database.read() as db:
             for bucket in {bucket for bucket, _ in keys}:
@@ -101,6 +101,11 @@ class Notices:
                 db.execute(sa.insert(sends), rows)
             _mark(db, found, message)
         return message
+
+    def tell(self, dataset: str, news: str, ref: ObjectRef, reason: str) -> None:
+        """Have something told that is no object's fate."""
+        with self._database.write() as db:
+            tell(db, dataset, news, ref, reason)
 
     def skip(self, found: Iterable[Notice]) -> None:
         """Nobody wants to be told of these."""
@@ -166,6 +171,13 @@ class Notices:
             done = sa.and_(notices.c.message.is_not(None), notices.c.at < naive(before))
             db.execute(sa.delete(notices).where(done))
             db.execute(sa.delete(messages).where(messages.c.at < naive(before)))
+
+
+def tell(db: sa.Connection, dataset: str, news: str, ref: ObjectRef, reason: str) -> None:
+    """In a transaction that changes something else, too."""
+    what = {"at": now(), "dataset": dataset, "news": news, "reason": reason}
+    place = {"bucket": ref.bucket, "key": ref.key, "run_id": "", "report_key": ""}
+    db.execute(sa.insert(notices).values(**what, **place))
 
 
 def _send(row: object) -> sa.Update:

@@ -195,10 +195,10 @@ class Outbox:
             with self._database.write() as db:
                 redeliver(db, entries, reason, ready_at)
 
-    def refused(self, delivery: Delivery, reason: str, ready_at: datetime) -> list[Entry]:
+    def refused(self, delivery: Delivery, reason: str, ready_at: datetime) -> None:
         """Prefect does not take this event: its objects leave again in smaller company.
 
-        Returns the one that was alone already: it has failed.
+        One that was alone already has failed.
         """
         with self._database.write() as db:
             entries = [entry(row) for row in db.execute(sa.select(objects).where(_inside(delivery.id)))]
@@ -206,9 +206,8 @@ class Outbox:
             db.execute(sa.delete(deliveries).where(deliveries.c.id == delivery.id))
             if len(entries) == 1:
                 fail(db, entries, reason)
-                return entries
-            redeliver(db, entries, reason, ready_at)
-            return []
+            else:
+                redeliver(db, entries, reason, ready_at)
 
     def counts(self) -> tuple[int, int]:
         """Events posted so far, and how many of them were deliveries after the first."""

@@ -1,0 +1,91 @@
+"""The canary, and how long objects take."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dropflow.datasets import Dataset, Datasets
+from dropflow.declarations import load_datasets
+from dropflow.demo import body_of, smtp_server, subject_of
+from dropflow.errors import DatasetError, SettingsError
+from dropflow.ledger import Fate, Ledger, Settlement
+from dropflow.objects import ObjectCreated, ObjectRef
+from dropflow.receipts import Receipt, commit_receipt
+from dropflow.settings import PROJECT, Settings
+from dropflow.storage import ObjectStore
+from listeners.canary import Canary, make_canary
+from listeners.metrics import Metrics
+from listeners.notifier import Notifier
+
+
+def sing(canary: Canary) -> None:
+    asyncio.run(canary._sing())
+
+
+def test_a_canary_that_comes_through_is_cleaned_up(
+    store: ObjectStore, ledger: Ledger, churn: Dataset
+) -> None:
+    async def sing_and_prepare() -> None:
+        song = asyncio.create_task(Canary(store, ledger, churn, b"x", 20)._sing())
+        while not (found := list(store.list("raw"))):
+            await asyncio.sleep(0.05)
+        ref = found[0]
+        place = {"dataset": "churn", "bucket": "raw", "key": ref.key, "etag": ref.etag}
+        store.put("processed", churn.output_key(ref.key), b"prepared", "x/y")
+        commit_receipt(store, churn, Receipt(**place, fingerprint="f", fate="processed"), force=False)
+        await song
+
+    asyncio.run(sing_and_prepare())
+    assert ledger.notices.untold(9) == []
+    assert list(store.list("raw")) == list(store.list("processed")) == []
+
+
+def test_a_canary_that_does_not_come_through_alerts(
+    store: ObjectStore, ledger: Ledger, churn: Dataset
+) -> None:
+    sing(Canary(store, ledger, churn, b"x", 0.5))
+    with smtp_server() as (mailbox, url):
+        notifier = Notifier(ledger, Datasets({"churn": churn}), store, lambda: url, holder="me")
+        deadline = time.monotonic() + 20
+        while not mailbox.messages and time.monotonic() < deadline:
+            notifier.compose()
+            notifier.deliver()
+            time.sleep(0.1)
+        notifier.close()
+    (mail,) = mailbox.messages
+    assert subject_of(mail).startswith("Canary: churn · ")
+    assert "no receipt after 0.5 s" in body_of(mail)
+    assert list(store.list("raw")) == []
+
+
+def test_a_canary_wants_a_dataset_and_a_file(store: ObjectStore, ledger: Ledger, settings: Settings) -> None:
+    datasets: Datasets = load_datasets(PROJECT / "datasets")
+
+    def make(**given: object) -> Canary | None:
+        return make_canary(settings.model_copy(update=given), datasets, store, ledger)
+
+    assert make() is None
+    with pytest.raises(DatasetError, match="did you mean 'churn'"):
+        make(canary_dataset="chrun")
+    with pytest.raises(SettingsError, match="DROPFLOW_CANARY_FILE"):
+        make(canary_dataset="churn")
+    with pytest.raises(SettingsError, match="No such file"):
+        make(canary_dataset="churn", canary_file=settings.data_dir / "none.csv")
+
+
+def test_the_lag_is_from_the_objects_write_to_its_receipt(ledger: Ledger) -> None:
+    written = datetime.now(UTC).replace(microsecond=0)
+    ref = ObjectRef("raw", "churn/a.csv", "e", modified=written)
+    ledger.record([ObjectCreated(ref, "webhook")])
+    ledger.match((entry, "churn", written) for entry in ledger.unmatched(1))
+    assert ledger.outbox.claim("churn", "me", 1)
+    metrics = Metrics(ledger)
+    receipt_at = written + timedelta(seconds=4)
+    metrics.settled(ledger.settle([Settlement(ref, "churn", Fate.PROCESSED, "", receipt_at)]))
+    found = metrics.registry.get_sample_value
+    assert found("dropflow_lag_seconds_sum", {"dataset": "churn"}) == 4
+    assert found("dropflow_lag_seconds_bucket", {"dataset": "churn", "le": "3.0"}) == 0
+    assert found("dropflow_lag_seconds_bucket", {"dataset": "churn", "le": "5.0"}) == 1
+    assert found("dropflow_objects", {"dataset": "churn", "fate": "processed"}) == 1
