@@ -98,6 +98,11 @@ class Output(Strict):
         return {"format": value} if isinstance(value, str) else value
 
 
+def compiled(pattern: str) -> list[re.Pattern[str]]:
+    """A glob, as what it matches in full."""
+    return [re.compile(one) for one in glob.translate(pattern, flags=GLOB_FLAGS)[0]]
+
+
 class Dataset(Strict):
     """A named kind of file, as `datasets/<name>.yaml` declares it."""
 
@@ -184,7 +189,7 @@ class Dataset(Strict):
 
     @cached_property
     def _patterns(self) -> list[re.Pattern[str]]:
-        return [re.compile(p) for p in glob.translate(self.match, flags=GLOB_FLAGS)[0]]
+        return compiled(self.match)
 
     def output_key(self, key: str) -> str:
         """Where the prepared object goes: <dataset>/<path below the prefix without ending>.<format>.

@@ -11,7 +11,7 @@ from prefect import flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from dropflow.datasets import Dataset, canary_prefix
+from dropflow.datasets import Dataset, canary_prefix, compiled
 from dropflow.declarations import load_datasets
 from dropflow.errors import DropflowError, SettingsError, TransientError
 from dropflow.objects import ObjectRef, printable
@@ -58,16 +58,17 @@ def run_name() -> str:
     """`churn · 2026-11.csv`, or `churn · 12 files`."""
     parameters = runtime.flow_run.parameters
     keys = parameters.get("keys") or []
-    what = "all without a receipt" if not keys else f"{len(keys)} files"
-    if len(keys) == 1:
-        what = printable(str(keys[0]).rpartition("/")[2])
-    return f"{parameters['dataset']} · {what}"
+    what = str(parameters.get("glob") or "all without a receipt")
+    if keys:
+        what = str(keys[0]).rpartition("/")[2] if len(keys) == 1 else f"{len(keys)} files"
+    return f"{parameters['dataset']} · {printable(what)}"
 
 
 @flow(name="preprocess", flow_run_name=run_name)
 def preprocess(
     dataset: str,
     keys: list[str] = [],  # noqa: B006 - never changed, and None makes a worse form in the UI
+    glob: str = "",
     force: bool = False,
     numeric_imputation: NumericImputation = "as declared",
     test_size: float | None = None,
@@ -80,7 +81,8 @@ def preprocess(
 
     Args:
         dataset: The dataset; leave as it is.
-        keys: Object keys in the dataset's bucket, one each. Empty: every object without a receipt.
+        keys: Object keys in the dataset's bucket, one each. Empty, and no glob: all without a receipt.
+        glob: Every object of the dataset whose key is like this, as churn/2026-*.csv; ** spans folders.
         force: Prepare again although these bytes have a receipt under this recipe.
         numeric_imputation: How to fill gaps in numbers, instead of the way the dataset declares.
         test_size: Share of rows to test on, from 0 to 1, where the dataset declares a split.
@@ -94,7 +96,7 @@ def preprocess(
     if refit and (recipe.fit.mode == "each" or recipe.fit.version or not keys):
         raise SettingsError("refit needs a key to fit on, and a dataset with `fit: reference`, not pinned")
     try:
-        keys = list(dict.fromkeys(keys)) or list(_without_receipt(store, recipe))
+        keys = _chosen(store, recipe, keys, glob)
     except TransientError as error:
         return Failed(name=STATE_NAMES["interrupted"], message=str(error))
     _tag(recipe, keys)
@@ -131,6 +133,23 @@ def _in_batch(
                 tell("%d of %d done", len(outcomes), len(keys))
                 show(len(outcomes))
     return outcomes
+
+
+def _chosen(store: ObjectStore, dataset: Dataset, keys: list[str], pattern: str) -> list[str]:
+    if not keys and not pattern:
+        return list(_without_receipt(store, dataset))
+    found = _matching(store, dataset, pattern) if pattern else ()
+    chosen = list(dict.fromkeys([*keys, *found]))
+    if not chosen:
+        raise SettingsError(f"glob: {dataset.name} has no object like {pattern!r}")
+    return chosen
+
+
+def _matching(store: ObjectStore, dataset: Dataset, pattern: str) -> Iterator[str]:
+    like = compiled(pattern)
+    for ref in store.list(dataset.bucket, dataset.prefix):
+        if dataset.matches(ref.bucket, ref.key) and any(one.fullmatch(ref.key) for one in like):
+            yield ref.key
 
 
 def _without_receipt(store: ObjectStore, dataset: Dataset) -> Iterator[str]:

@@ -217,6 +217,20 @@ def test_custom_run_with_mean_instead_of_median(running: Running) -> None:
     assert "filled with the mean" in receipt.steps[1].detail
 
 
+def test_custom_run_of_a_glob(running: Running) -> None:
+    names = ["churn/2026-01.csv", "churn/2026-02.csv", "churn/2025-12.csv"]
+    found = [running.put(name, GOOD) for name in names]
+    assert [running.outcome(drop).fate for drop in found] == ["processed"] * 3
+    run = run_by_hand(running, glob="churn/2026-*.csv", numeric_imputation="mean")
+    assert (run["state_name"], run["name"]) == ("Completed", "churn · churn/2026-*.csv")
+    assert set(run["tags"]) >= {"key:churn/2026-01.csv", "key:churn/2026-02.csv"}
+    ways = [running.receipt(drop).steps[1].detail for drop in found]  # type: ignore[union-attr]
+    assert ["mean" in way for way in ways] == [True, True, False]
+    run = run_by_hand(running, glob="churn/2024-*.csv")
+    assert run["state_type"] == "FAILED"
+    assert "churn has no object like 'churn/2024-*.csv'" in run["state"]["message"]
+
+
 def test_a_missing_key_fails_with_its_reason(running: Running) -> None:
     run = run_by_hand(running, keys=["churn/never-there.csv"])
     assert run["state_name"] == "Failed"
