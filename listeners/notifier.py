@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_UNTOLD = 10_000
-MOST_SENT = 5
-"""Messages taken for a channel at a time."""
 MOST_CHANNELS = 16
 """That are sent to at once."""
 URLS_SECONDS = 30.0
@@ -177,22 +175,19 @@ class Notifier:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(MOST_CHANNELS, "notifier")
-        taken: dict[str, list[Posting]] = {}
-        for posting in self._ledger.notices.due(list(idle), MOST_SENT):
-            taken.setdefault(posting.channel, []).append(posting)
-        for name, postings in taken.items():
-            self._sending[name] = self._pool.submit(self._send_all, idle[name], postings)
+        for name, channel in idle.items():
+            if posting := self._ledger.notices.due(name):
+                self._sending[name] = self._pool.submit(self._send_safely, channel, posting)
 
     def _is_sending(self, name: str) -> bool:
         future = self._sending.get(name)
         return future is not None and not future.done()
 
-    def _send_all(self, channel: "Channel", postings: list[Posting]) -> None:
-        for posting in postings:
-            try:
-                self._send(channel, posting)
-            except DropflowError as error:
-                log.warning("notifications: %s", error)
+    def _send_safely(self, channel: "Channel", posting: Posting) -> None:
+        try:
+            self._send(channel, posting)
+        except DropflowError as error:
+            log.warning("notifications: %s", error)
 
     def _send(self, channel: "Channel", posting: Posting) -> None:
         from notifications.messages import Message

@@ -19,6 +19,8 @@ from notifications.messages import Format, Message, render
 logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
 MARKDOWN = {"mmost", "mmosts", "rocket", "rockets", "gchat", "wxteams", "zulip", "discord"}
 """Services that read what they are sent as Markdown, but are sent plain text unless told otherwise."""
+READ_SECONDS = 60.0
+"""Apprise gives up after 4: a service that is slow would be sent, and show, the same again and again."""
 _TAGGED = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9_-]{0,62})=)?([A-Za-z][A-Za-z0-9+.-]*://.*)", re.DOTALL)
 
 
@@ -91,6 +93,8 @@ def open_channel(url: SecretStr) -> apprise.Apprise:
             f"a notification URL with the scheme {scheme[:20]!r} is not one Apprise understands; "
             "see https://appriseit.com for the forms"
         )
+    for service in channel:
+        service.socket_read_timeout = max(service.socket_read_timeout, READ_SECONDS)
     return channel
 
 

@@ -12,7 +12,7 @@ GATHER = timedelta(seconds=2)
 """What follows the first so closely is told with it."""
 LONGEST_DIGEST = timedelta(minutes=5)
 """A digest waits until nothing is in flight any more, but never longer."""
-WINDOWS = tuple(timedelta(seconds=s) for s in (5, 60, 600, 3600))
+WINDOWS = tuple(timedelta(seconds=s) for s in (5, 8, 8, 60, 600, 3600))
 """After a first, second, … message of one cause: for so long the next ones are only counted."""
 FORGET = {"digest": timedelta(minutes=10), "now": timedelta(hours=2)}
 """How long ago a message counts as one of the same; after it, the next is a first one again."""

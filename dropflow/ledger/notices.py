@@ -123,26 +123,21 @@ class Notices:
             with self._database.write() as db:
                 db.execute(self._database.insert(sends).on_conflict_do_nothing(), rows)
 
-    def due(self, channels: Collection[str], limit: int) -> list[Posting]:
-        """Take messages that are to be sent now to one of the channels."""
+    def due(self, channel: str) -> Posting | None:
+        """Take the message that is to be sent next to the channel, if it is time."""
         moment = now()
-        ripe = sa.and_(sends.c.due <= moment, sends.c.channel.in_(channels))
-        query = sa.select(sends).where(ripe).order_by(sends.c.due).limit(limit)
+        ripe = sa.and_(sends.c.due <= moment, sends.c.channel == channel)
+        query = sa.select(sends, messages.c.content).join(messages, messages.c.id == sends.c.message)
+        with self._database.read() as db:
+            if not db.execute(sa.select(sa.exists().where(ripe))).scalar_one():
+                return None
         with self._database.write() as db:
-            rows = db.execute(query.with_for_update(skip_locked=True)).all()
-            contents = {
-                row.id: row.content
-                for row in db.execute(
-                    sa.select(messages).where(messages.c.id.in_([row.message for row in rows]))
-                )
-            }
-            for row in rows:
-                db.execute(_send(row).values(due=moment + LOST_AFTER, tries=row.tries + 1))
-        return [
-            Posting(row.message, row.channel, row.tries + 1, contents[row.message])
-            for row in rows
-            if row.message in contents
-        ]
+            first = query.where(ripe).order_by(sends.c.due).limit(1)
+            row = db.execute(first.with_for_update(skip_locked=True, of=sends)).one_or_none()
+            if row is None:
+                return None
+            db.execute(_send(row).values(due=moment + LOST_AFTER, tries=row.tries + 1))
+        return Posting(row.message, row.channel, row.tries + 1, row.content)
 
     def sent(self, posting: Posting) -> None:
         with self._database.write() as db:
