@@ -136,6 +136,7 @@ def _in_batch(
 
 
 def _chosen(store: ObjectStore, dataset: Dataset, keys: list[str], pattern: str) -> list[str]:
+    keys = [key for key in keys if key]  # the UI's form adds empty ones
     if not keys and not pattern:
         return list(_without_receipt(store, dataset))
     found = _matching(store, dataset, pattern) if pattern else ()

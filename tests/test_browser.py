@@ -95,14 +95,25 @@ def test_a_file_is_dropped_on_the_page_and_seen_to_become_processed(running: Run
     expect(good).to_contain_text("300 rows in, 300 out")
     expect(bad.locator(".fate")).to_have_text("✗ rejected")
     expect(bad).to_contain_text("is blank")
-    picture(tab, "1-dropped")
+    picture(tab, "01-dropped")
     with tab.expect_popup() as report:
         good.get_by_role("link", name="Report").click()
     expect(report.value.get_by_text("EstimatedSalary").first).to_be_visible()
-    picture(report.value, "2-report")
+    picture(report.value, "02-report")
     good.get_by_role("button", name="Explain").click()
     expect(tab.locator("#story")).to_contain_text("processed")
-    picture(tab, "3-explained")
+    picture(tab, "03-explained")
+
+
+def test_on_a_phone_in_the_dark_nothing_is_cut_off(running: Running, browser: Browser) -> None:
+    context = browser.new_context(viewport={"width": 375, "height": 800}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(running.settings.page)
+    expect(page.locator("#rows tr").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 28)"
+    picture(page, "04-phone")
+    context.close()
 
 
 def test_hostile_names_are_text_everywhere(running: Running, tab: Page) -> None:
@@ -119,7 +130,7 @@ def test_hostile_names_are_text_everywhere(running: Running, tab: Page) -> None:
         assert mail is not None
         assert "49.csv" not in body_of(mail) + subject_of(mail)
     assert tab.locator("#rows img").count() == 0
-    picture(tab, "4-hostile-names")
+    picture(tab, "05-hostile-names")
 
 
 def test_a_custom_run_with_the_median(running: Running, tab: Page) -> None:
@@ -127,10 +138,12 @@ def test_a_custom_run_with_the_median(running: Running, tab: Page) -> None:
     assert running.outcome(drop).fate == "processed"
     tab.goto(f"{running.settings.prefect_ui}/deployments/deployment/{deployment(running)}/run")
     tab.get_by_role("button", name="Add item").click()
-    tab.locator("textarea").nth(1).fill("churn/by-hand.csv")
+    texts = tab.locator("textarea")
+    expect(texts).to_have_count(3)
+    texts.nth(1).fill("churn/by-hand.csv")
     choose(tab, tab.locator(".p-select-button__control").filter(has_text="as declared"), "median")
     tab.locator(".p-toggle__control, [role=switch]").first.click()
-    picture(tab, "5-custom-run")
+    picture(tab, "06-custom-run")
     tab.get_by_role("button", name="Submit").click()
     run = wait_until(
         lambda: next(
@@ -152,7 +165,7 @@ def test_a_custom_run_with_the_median(running: Running, tab: Page) -> None:
     tab.goto(running.settings.run_url(run["id"]))
     expect(tab.get_by_text("churn · by-hand.csv").first).to_be_visible()
     expect(tab.get_by_text("Completed").first).to_be_visible()
-    picture(tab, "6-custom-run-done")
+    picture(tab, "07-custom-run-done")
 
 
 def test_a_failed_run_is_retried_by_a_click(running: Running, tab: Page) -> None:
@@ -161,7 +174,7 @@ def test_a_failed_run_is_retried_by_a_click(running: Running, tab: Page) -> None
     (run,) = running.runs(drop)
     tab.goto(running.settings.run_url(run["id"]))
     expect(tab.get_by_text("Rejected").first).to_be_visible()
-    picture(tab, "7-rejected")
+    picture(tab, "08-rejected")
     running.store.put("raw", "churn/mend-me.csv", churn_csv(rows=80, seed=24), "text/csv")
     tab.get_by_role("button", name="Retry").first.click()
     tab.locator("[role=dialog], .p-modal").get_by_role("button", name="Retry").click()
@@ -171,7 +184,7 @@ def test_a_failed_run_is_retried_by_a_click(running: Running, tab: Page) -> None
         return found if found["run_count"] > 1 and found["state_type"] == "COMPLETED" else None
 
     wait_until(again, SECONDS, "the second try")
-    picture(tab, "8-retried")
+    picture(tab, "09-retried")
 
 
 def test_an_automation_made_by_clicking_sends_mail(running: Running, tab: Page) -> None:
@@ -185,7 +198,7 @@ def test_an_automation_made_by_clicking_sends_mail(running: Running, tab: Page) 
     expect(tab.get_by_text("Action Type")).to_be_visible()
     choose(tab, control.first, "Send a notification")
     choose(tab, control.nth(1), "dropflow")
-    picture(tab, "9-automation")
+    picture(tab, "10-automation")
     tab.get_by_role("button", name="Next").click()
     tab.get_by_label("Automation Name").fill("made by clicking")
     tab.get_by_role("button", name="Save").click()
@@ -203,7 +216,7 @@ def test_an_automation_made_by_clicking_sends_mail(running: Running, tab: Page) 
     )
     try:
         expect(tab.get_by_text("made by clicking").first).to_be_visible()
-        picture(tab, "10-automations")
+        picture(tab, "11-automations")
         drop = running.put("churn/told-by-click.csv", churn_csv(rows=50, seed=25))
         assert running.outcome(drop).fate == "processed"
         (run,) = running.runs(drop)
