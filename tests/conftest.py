@@ -144,6 +144,7 @@ class Running:
         return (found[0].fate.value, found[0].reason) if found else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests of the embedded stack in one process: it is started once, and one changes it at a time."""
     for item in items:

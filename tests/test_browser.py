@@ -106,6 +106,7 @@ def test_a_file_is_dropped_on_the_page_and_seen_to_become_processed(running: Run
 
 
 def test_on_a_phone_in_the_dark_nothing_is_cut_off(running: Running, browser: Browser) -> None:
+    assert running.outcome(running.put("churn/phone.csv", churn_csv(rows=50, seed=26))).fate == "processed"
     context = browser.new_context(viewport={"width": 375, "height": 800}, color_scheme="dark")
     page = context.new_page()
     page.goto(running.settings.page)

@@ -123,7 +123,9 @@ def everything(running: Running) -> list[dict[str, Any]]:
     paths = ("/deployments/filter", "/automations/filter", "/block_documents/filter")
     fields = ("id", "name", "version", "description", "tags", "trigger", "data")
     found = [one for path in paths for one in running.api("POST", path, json={})]
-    return [{field: one.get(field) for field in fields} for one in found]
+    return sorted(
+        ({field: one.get(field) for field in fields} for one in found), key=lambda one: str(one["id"])
+    )
 
 
 def test_what_is_paused_stays_so_when_its_deployment_is_brought_up_to_date(running: Running) -> None:
