@@ -49,7 +49,7 @@ def wait(ledger: Ledger, files: int) -> None:
     while True:
         counts = ledger.counts().get("churn", {})
         done = counts.get(Fate.PROCESSED, 0) + counts.get(Fate.REJECTED, 0)
-        if done == files and not ledger.notices.untold(1):
+        if done == files and not ledger.notices.untold():
             return
         time.sleep(1)
 

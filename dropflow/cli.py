@@ -675,8 +675,7 @@ def _apply(settings: Settings, *, show: bool, diff: bool = False) -> list[Any]:
     if show and diff:
         number = sum(change.action != "unchanged" for change in changes)
         out.print(f"{number} would change; nothing was touched." if number else "Nothing would change.")
-    told = any(change.kind == "automation" and "success" in change.name for change in changes)
-    if show and not told:
+    if show and settings.notify_urls is None and not any(c.kind == "notification block" for c in changes):
         out.print("No messages are sent: set DROPFLOW_NOTIFY_URLS, for example to slack://… or mailto://…")
     return changes
 

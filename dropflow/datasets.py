@@ -13,6 +13,7 @@ from dropflow.errors import DatasetError
 from dropflow.expecting import Cron, Expect, Timezone
 from dropflow.formats import Reading
 from dropflow.notifying import Notify
+from dropflow.objects import CANARIES
 from dropflow.recipes import Step
 from dropflow.trainings import Training
 from dropflow.words import did_you_mean
@@ -218,7 +219,7 @@ class Dataset(Strict):
 
 def canary_prefix(dataset: Dataset) -> str:
     """Where the listener drops the objects by which it tests the whole path."""
-    return f"{dataset.prefix}_canary/"
+    return f"{dataset.prefix}{CANARIES}"
 
 
 @dataclass(frozen=True)

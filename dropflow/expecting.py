@@ -13,8 +13,8 @@ from dropflow.columns import Strict
 
 _TEXT = re.compile(r"by (?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)(?: on (?P<days>[A-Za-z,-]+))?")
 _DAYS = {"weekdays": "1-5", "weekends": "0,6"}
-_NEXT = 100
-"""Deadlines looked at for the longest time between two."""
+_AT_LEAST = 13
+"""Deadlines looked at for the longest time between two, and eight days: a year's months, a week's days."""
 
 
 def _cron(text: str) -> str:
@@ -71,6 +71,10 @@ class Expect(Strict):
     @property
     def longest(self) -> timedelta:
         """The longest time between two deadlines."""
-        some = CronSim(self.cron, datetime(2026, 1, 1))
-        moments = [moment for moment, _ in zip(some, range(_NEXT), strict=False)]
+        begin = datetime(2026, 1, 1)
+        moments: list[datetime] = []
+        for moment in CronSim(self.cron, begin):
+            moments.append(moment)
+            if len(moments) >= _AT_LEAST and moment - begin > timedelta(days=8):
+                break
         return max(after - before for before, after in pairwise(moments))

@@ -11,6 +11,8 @@ CREATED_EVENTS = ("CompleteMultipartUpload", "Copy", "Post", "Put")
 Never `ObjectCreated:*`: that also fires for tags, retention and legal holds.
 """
 
+CANARIES = "_canary/"
+"""The folder of a dataset where the listener drops the objects by which it tests the whole path."""
 Source = Literal["stream", "webhook", "sweep", "page"]
 
 

@@ -17,7 +17,7 @@ from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
 from dropflow.retry import retry
 
-OBJECT_CREATED, DATASET_PROCESSED, DATASET_MISSING = "object.created", "dataset.processed", "dataset.missing"
+OBJECT_CREATED, DATASET_PROCESSED = "object.created", "dataset.processed"
 PAGE, MOST_PAGES = 200, 25
 NOTIFICATION_BLOCK, NOTIFICATION_BLOCK_TYPE = "dropflow", "dropflow-notifications"
 TIMEOUT, SHORT_TIMEOUT = 15.0, 3.0
@@ -52,10 +52,11 @@ def dataset_processed_event(dataset: str, keys: list[str], run_id: str) -> dict[
     return _event(DATASET_PROCESSED, dataset, {"keys": keys, "run_id": run_id}, event_id)
 
 
-def dataset_missing_event(dataset: str, due: datetime) -> dict[str, Any]:
-    """A file that was expected by `due` has not come. Told once, however often it is tried."""
-    event_id = str(uuid5(NAMESPACE_URL, json.dumps([DATASET_MISSING, dataset, due.isoformat()])))
-    return _event(DATASET_MISSING, dataset, {"due": due.isoformat()}, event_id)
+def deadline_event(dataset: str, due: datetime, verdict: str) -> dict[str, Any]:
+    """dataset.missing or dataset.punctual: a file was expected by `due`. One event, however often posted."""
+    name = f"dataset.{verdict}"
+    event_id = str(uuid5(NAMESPACE_URL, json.dumps([name, dataset, due.isoformat()])))
+    return _event(name, dataset, {"due": due.isoformat()}, event_id)
 
 
 def _event(name: str, dataset: str, payload: dict[str, Any], event_id: str) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def preprocess(
     store = connect(settings)
     recipe = load_datasets(settings.datasets_dir)[dataset]
     recipe = overrides.apply(recipe, numeric_imputation, test_size, skip)
+    keys = [key for key in keys if key]  # the UI's form adds empty ones
     if refit and (recipe.fit.mode == "each" or recipe.fit.version or not keys):
         raise SettingsError("refit needs a key to fit on, and a dataset with `fit: reference`, not pinned")
     try:
@@ -136,7 +137,6 @@ def _in_batch(
 
 
 def _chosen(store: ObjectStore, dataset: Dataset, keys: list[str], pattern: str) -> list[str]:
-    keys = [key for key in keys if key]  # the UI's form adds empty ones
     if not keys and not pattern:
         return list(_without_receipt(store, dataset))
     found = _matching(store, dataset, pattern) if pattern else ()
@@ -149,7 +149,9 @@ def _chosen(store: ObjectStore, dataset: Dataset, keys: list[str], pattern: str)
 def _matching(store: ObjectStore, dataset: Dataset, pattern: str) -> Iterator[str]:
     like = compiled(pattern)
     for ref in store.list(dataset.bucket, dataset.prefix):
-        if dataset.matches(ref.bucket, ref.key) and any(one.fullmatch(ref.key) for one in like):
+        if ref.key.startswith(canary_prefix(dataset)) or not dataset.matches(ref.bucket, ref.key):
+            continue
+        if any(one.fullmatch(ref.key) for one in like):
             yield ref.key
 
 

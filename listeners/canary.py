@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dropflow.datasets import Dataset, Datasets, canary_prefix
 from dropflow.errors import DropflowError, SettingsError
-from dropflow.ledger import CANARY, Ledger
+from dropflow.ledger import Ledger
 from dropflow.objects import ObjectRef
 from dropflow.receipts import COMPANIONS, PREFIX, read_receipt
 from dropflow.settings import Settings
@@ -66,7 +66,7 @@ class Canary:
     async def _miss(self, ref: ObjectRef, why: str) -> None:
         self._singing = False
         log.error("%s: %s", ref.url, why)
-        await asyncio.to_thread(self._ledger.notices.tell, self._dataset.name, CANARY, ref, why)
+        await asyncio.to_thread(self._ledger.notices.tell, self._dataset.name, "canary", ref, why)
 
     def _clean_up(self) -> None:
         """Remove every canary with output and receipt."""

@@ -46,7 +46,7 @@ class Dispatcher:
         self._most_in_flight = runs_per_dataset
         self._receipt_seconds = receipt_seconds
         self.paused = Paused(prefect)
-        self._held: set[str] = set()
+        self._held: dict[str, datetime] = {}
 
     def dispatch(self) -> int:
         """Bring everything that is ready on its way; returns how many events left.
@@ -72,12 +72,11 @@ class Dispatcher:
         if not self._ledger.outbox.waits(dataset):
             return False
         if dataset in self.paused:
-            self._ledger.outbox.hold(dataset)
-            self._held.add(dataset)
+            self._held[dataset] = self._ledger.outbox.hold(dataset, self._held.get(dataset))
             return False
         if dataset in self._held:
             self._ledger.outbox.release(dataset)
-            self._held.remove(dataset)
+            del self._held[dataset]
         return True
 
     def _post(self, delivery: Delivery) -> int:

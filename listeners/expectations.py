@@ -9,11 +9,12 @@ from dropflow.datasets import Dataset, Datasets, canary_prefix
 from dropflow.errors import DropflowError
 from dropflow.ledger import Deadline, Ledger
 from dropflow.objects import ObjectRef
-from dropflow.prefect_api import PrefectApi, dataset_missing_event
+from dropflow.prefect_api import PrefectApi, deadline_event
 from dropflow.storage import ObjectStore
 
 log = logging.getLogger(__name__)
 
+LIST_AGAIN = timedelta(minutes=1)
 GRACE = timedelta(seconds=5)
 """What is written up to a deadline's own second is in time, and seen by then."""
 
@@ -34,6 +35,7 @@ class Expectations:
         self._store = store
         self._prefect = prefect
         self._now = now
+        self._listed: dict[str, datetime] = {}
 
     def look(self) -> None:
         """Judge the deadlines that have passed. Raises TransientError of ledger and store."""
@@ -45,50 +47,56 @@ class Expectations:
             was = known.get(dataset.name)
             if was is None:
                 self._ledger.deadlines.begin(dataset.name, due)
+            elif was.verdict and self._post(was):
+                self._ledger.deadlines.posted(was)
+            elif was.missing and (late := self._first(dataset, was.after, sure=was.due < due)):
+                self._came(dataset, was, *late)
             elif was.due < due:
                 self._judge(dataset, was, due, max(was.after, before))
-            else:
-                self._follow(dataset, was)
 
     def _judge(self, dataset: Dataset, was: Deadline, due: datetime, after: datetime) -> None:
-        missing = "" if self._has_come(dataset, after, due) else f"no file by {_local(due, dataset)}"
+        first = self._first(dataset, after, sure=True)
+        missing = "" if first and first[1] <= due else f"no file by {_local(due, dataset)}"
         place = ObjectRef(dataset.bucket, dataset.match.partition("/")[2])
         if self._ledger.deadlines.judge(was, due, missing, place) and missing:
             log.warning("%s: %s", dataset.name, missing)
 
-    def _has_come(self, dataset: Dataset, after: datetime, until: datetime) -> bool:
-        """By the ledger; or else by the bucket, which knows of the same bytes that came once more."""
+    def _came(self, dataset: Dataset, was: Deadline, ref: ObjectRef, at: datetime) -> None:
+        span = _span((at - was.due).total_seconds() / 60)
+        reason = f"expected by {_local(was.due, dataset)}, came {span} later"
+        self._ledger.deadlines.came(was, at, ref, reason)
+
+    def _first(self, dataset: Dataset, after: datetime, *, sure: bool) -> tuple[ObjectRef, datetime] | None:
+        """The first file written after a moment, and when.
+
+        By the ledger; or else, if one wants to be `sure` and once in a while, by the bucket, which knows of
+        the same bytes that came once more.
+        """
         canaries = canary_prefix(dataset)
-        first = self._ledger.deadlines.arrival(dataset.name, after, canaries)
-        if first and (first.ref.modified or first.first_seen) <= until:
-            return True
-        return any(
-            ref.modified is not None
-            and after < ref.modified <= until
+        if found := self._ledger.deadlines.arrival(dataset.name, after, canaries):
+            return found.ref, found.ref.modified or found.first_seen
+        listed, now = self._listed.get(dataset.name), self._now()
+        if not sure and listed and now - listed < LIST_AGAIN:
+            return None
+        self._listed[dataset.name] = now
+        there = [
+            (ref.modified, ref.key, ref)
+            for ref in self._store.list(dataset.bucket, dataset.prefix)
+            if ref.modified is not None
+            and ref.modified > after
             and dataset.matches(ref.bucket, ref.key)
             and not ref.key.startswith(canaries)
-            for ref in self._store.list(dataset.bucket, dataset.prefix)
-        )
+        ]
+        return (min(there)[2], min(there)[0]) if there else None
 
-    def _follow(self, dataset: Dataset, was: Deadline) -> None:
-        if not was.posted:
-            self._post(was)
-        if not was.missing:
-            return
-        if found := self._ledger.deadlines.arrival(dataset.name, was.due, canary_prefix(dataset)):
-            at = found.ref.modified or found.first_seen
-            span = _span((at - was.due).total_seconds() / 60)
-            reason = f"expected by {_local(was.due, dataset)}, came {span} later"
-            self._ledger.deadlines.came(was, at, found.ref, reason)
-
-    def _post(self, was: Deadline) -> None:
+    def _post(self, was: Deadline) -> bool:
         """For automations; messages do not depend on it."""
         try:
-            self._prefect.post_events([dataset_missing_event(was.dataset, was.due)])
+            self._prefect.post_events([deadline_event(was.dataset, was.due, was.verdict)])
         except DropflowError as error:
-            log.warning("%s: Prefect is not told yet that its file is missing: %s", was.dataset, error)
-        else:
-            self._ledger.deadlines.posted(was)
+            log.warning("%s: Prefect is not told yet of its deadline: %s", was.dataset, error)
+            return False
+        return True
 
 
 def _local(moment: datetime, dataset: Dataset) -> str:

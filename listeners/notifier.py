@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from dropflow.datasets import Datasets, canary_prefix
+from dropflow.datasets import Datasets
 from dropflow.errors import DropflowError
-from dropflow.ledger import CANARY, Ledger, Notice, Posting
+from dropflow.ledger import Ledger, Posting
 from dropflow.notifying import Notify
 from dropflow.objects import printable
 from dropflow.storage import ObjectStore
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_UNTOLD = 10_000
 MOST_CHANNELS = 16
 """That are sent to at once."""
 URLS_SECONDS = 30.0
-REMEMBERED = timedelta(hours=2)
+TELL_DOWN_EVERY = timedelta(hours=2)
 BACKOFF = (2, 10, 60, 300, 1800)
 """Seconds until a message is tried a second, third, … time; the last goes on."""
 ELSEWHERE_AFTER = 3
@@ -65,6 +64,7 @@ class Notifier:
         self._run_url = run_url
         self._again = again
         self._channels: list[Channel] = []
+        self._forms: dict[str, str] = {}
         self._sending: dict[str, Future[None]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
@@ -74,35 +74,24 @@ class Notifier:
 
     def compose(self) -> int:
         """Make messages of what is untold; returns how many notices wait."""
-        untold = self._ledger.notices.untold(MOST_UNTOLD)
+        untold = self._ledger.notices.untold()
         if not untold or not self._ledger.watch.lease(LEASE, self._holder, LEASE_SECONDS):
-            return len(untold)
+            return sum(found.number for found in untold)
         if not self._known():
-            self._ledger.notices.skip(untold)
+            for found in untold:
+                self._ledger.notices.skip(found)
             return 0
-        from notifications.digest import plan
+        from notifications.digest import REMEMBERED, plan
 
         now = datetime.now(UTC)
-        canaries = [notice for notice in untold if self._is_canary(notice)]
-        wanted = [notice for notice in untold if notice not in canaries] if canaries else untold
-        decided = plan(
-            wanted,
-            self._notify,
-            self._ledger.notices.fates_told(wanted),
-            self._ledger.notices.recent(now - REMEMBERED),
-            self._ledger.notices.busy() if len(untold) < MOST_UNTOLD else (),
-            now,
-        )
-        self._ledger.notices.skip([*canaries, *decided.unwanted])
+        recent = self._ledger.notices.recent(now - REMEMBERED)
+        decided = plan(untold, self._notify, recent, self._ledger.notices.busy(), now)
+        for found in decided.unwanted:
+            self._ledger.notices.skip(found)
         for group in decided.groups:
             self._compose(group)
-        return len(untold) - len(canaries) - len(decided.unwanted)
-
-    def _is_canary(self, notice: Notice) -> bool:
-        if notice.news == CANARY:
-            return False
-        dataset = self._datasets.by_name.get(notice.dataset)
-        return dataset is not None and notice.ref.key.startswith(canary_prefix(dataset))
+        done = {*decided.unwanted, *(group.untold for group in decided.groups)}
+        return sum(found.number for found in untold if found not in done)
 
     def _notify(self, dataset: str) -> Notify:
         found = self._datasets.by_name.get(dataset)
@@ -119,36 +108,35 @@ class Notifier:
                 run_url=self._run_url(notice.run_id) if notice.run_id else "",
                 report_key=notice.report_key,
             )
-            for notice in group.notices[:MOST_TOLD]
+            for notice in self._ledger.notices.examples(group.untold, MOST_TOLD)
         )
-        message = Message(
-            kind=group.kind,
-            dataset=group.dataset,
-            count=len(group.notices),
-            told=told,
-            again=self._form(group.dataset),
-            repeated=group.repeated,
-        )
-        self._post(message, group.cause, group.notices, self._for(group.dataset))
+        dataset = group.untold.dataset
+        again = self._form(dataset)
+
+        def content(number: int) -> str:
+            message = Message(
+                kind=group.kind,
+                dataset=dataset,
+                count=number,
+                told=told[:number],
+                again=again,
+                repeated=group.repeated,
+            )
+            return message.model_dump_json()
+
+        to = [channel.name for channel in self._for(dataset)]
+        if self._ledger.notices.compose(group.untold, to, content):
+            log.info("to be told: %s %s", dataset, group.kind)
 
     def _form(self, dataset: str) -> str:
-        try:
-            return self._again(dataset)
-        except DropflowError as error:
-            # The message is worth more than its link.
-            log.info("%s", error)
-            return ""
-
-    def _post(self, message: "Message", cause: str, notices: tuple[Notice, ...], to: list["Channel"]) -> None:
-        self._ledger.notices.compose(
-            notices,
-            [channel.name for channel in to],
-            dataset=message.dataset,
-            kind=message.kind,
-            cause=cause,
-            content=message.model_dump_json(),
-        )
-        log.info("to be told: %s", message.subject)
+        """Asked for once: Prefect may be slow, and the message is worth more than its link."""
+        if dataset not in self._forms:
+            try:
+                self._forms[dataset] = self._again(dataset)
+            except DropflowError as error:
+                log.info("%s", error)
+                return ""
+        return self._forms[dataset]
 
     def _known(self) -> list["Channel"]:
         """The channels, asked for again once in a while. Raises DropflowError when they never were told."""
@@ -160,8 +148,15 @@ class Notifier:
                     raise
             else:
                 self._channels = _channels(urls) if urls else []
+                self._reroute()
             self._asked = time.monotonic()
         return self._channels
+
+    def _reroute(self) -> None:
+        """A URL that was mended is another channel: what waits for the old one goes to those there are."""
+        known = [channel.name for channel in self._channels]
+        if number := self._ledger.notices.reroute(known, known) if known else 0:
+            log.info("%d messages waited for channels that are no more, and go to those there are", number)
 
     def _for(self, dataset: str) -> list["Channel"]:
         from notifications.channels import chosen
@@ -186,26 +181,35 @@ class Notifier:
     def _send_safely(self, channel: "Channel", posting: Posting) -> None:
         try:
             self._send(channel, posting)
-        except DropflowError as error:
-            log.warning("notifications: %s", error)
+        except Exception:
+            # A defect of ours, or a message of a later version: it must not be tried for ever.
+            log.exception("a message for %s", channel.name)
+            self._ledger.notices.not_sent(posting, "defect", self._again_at(posting))
 
     def _send(self, channel: "Channel", posting: Posting) -> None:
         from notifications.messages import Message
 
         message = Message.model_validate_json(posting.content)
+        # A service that refuses the attachment may have shown the message.
+        report = self._report(message) if posting.tries == 1 else b""
         try:
-            channel.deliver(message, self._report(message))
+            channel.deliver(message, report)
         except Exception as error:  # noqa: BLE001 - whatever a service's plugin raises, others are told
             self._not_sent(channel, posting, message, type(error).__name__)
         else:
             self._ledger.notices.sent(posting)
 
-    def _not_sent(self, channel: "Channel", posting: Posting, message: "Message", error: str) -> None:
+    def _again_at(self, posting: Posting) -> datetime | None:
         wait = BACKOFF[min(posting.tries, len(BACKOFF)) - 1]
-        again = datetime.now(UTC) + timedelta(seconds=wait) if posting.tries < MOST_TRIES else None
+        return datetime.now(UTC) + timedelta(seconds=wait) if posting.tries < MOST_TRIES else None
+
+    def _not_sent(self, channel: "Channel", posting: Posting, message: "Message", error: str) -> None:
+        # Of several targets, some may have taken it: they must not get it again and again.
+        last = channel.targets > 1 and posting.tries >= ELSEWHERE_AFTER
+        again = None if last else self._again_at(posting)
         log.warning("%s did not take %r (%s)", channel.name, message.subject, error)
         self._ledger.notices.not_sent(posting, error, again)
-        if posting.tries == ELSEWHERE_AFTER:
+        if posting.tries >= ELSEWHERE_AFTER or again is None:
             others = [one for one in self._known() if one.name != channel.name]
             self._ledger.notices.forward(posting.message, [one.name for one in others])
             self._tell_down(channel, others)
@@ -214,10 +218,12 @@ class Notifier:
         """Once in a while: the messages themselves are told there, too."""
         from notifications.messages import Message, Told
 
-        recent = self._ledger.notices.recent(datetime.now(UTC) - REMEMBERED)
+        recent = self._ledger.notices.recent(datetime.now(UTC) - TELL_DOWN_EVERY)
         if others and (channel.name, "channel", "") not in recent:
-            told = Told(url=channel.name, reason=f"took no message in {ELSEWHERE_AFTER} tries")
-            self._post(Message(kind="channel", dataset=channel.name, count=1, told=(told,)), "", (), others)
+            told = Told(url=channel.name, reason="does not take messages")
+            message = Message(kind="channel", dataset=channel.name, count=1, told=(told,))
+            names = [one.name for one in others]
+            self._ledger.notices.announce(channel.name, "channel", names, message.model_dump_json())
 
     def _report(self, message: "Message") -> bytes:
         """The quality report of the one object that a message is about."""

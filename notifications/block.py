@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr
 
 from dropflow.changes import NEW_ID, Change, Difference
 from dropflow.errors import DropflowError
-from notifications.channels import open_channel, send, split_urls
+from notifications.channels import channels, chosen, open_channel, send, split_urls
 
 BLOCK_NAME = "dropflow"
 
@@ -28,12 +28,13 @@ class DropflowNotifications(NotificationBlock):
     )
 
     async def notify(self, body: str, subject: str | None = None) -> None:
-        """Send to every channel; one that fails does not keep the others from being told.
+        """Send to every channel without a tag; one that fails does not keep the others from being told.
 
         Raises NotificationError (which marks the automation's action as failed) naming each
         channel that did not take the message.
         """
-        sends = (asyncio.to_thread(_send, url, subject or "", body) for url in split_urls(self.urls))
+        to = chosen(channels(self.urls), ())
+        sends = (asyncio.to_thread(_send, channel.url, subject or "", body) for channel in to)
         results = await asyncio.gather(*sends)
         problems = [problem for problem in results if problem]
         if problems:
@@ -63,7 +64,9 @@ def save_block(urls: SecretStr | None, *, dry_run: bool = False) -> tuple[str | 
     """
     known = _known_block()
     if urls is None:
-        return (str(known.id) if known else None), None
+        if known is None:
+            return None, None
+        return str(known.id), Change("notification block", BLOCK_NAME, "unchanged", "as it is on the server")
     if known and known.data["urls"] == urls.get_secret_value():
         return str(known.id), Change("notification block", BLOCK_NAME, "unchanged")
     block_id = str(known.id) if known else NEW_ID

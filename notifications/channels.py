@@ -17,7 +17,8 @@ from notifications.messages import Format, Message, render
 
 # Apprise logs a URL it cannot read in full, with its secrets.
 logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
-MARKDOWN = {"mmost", "mmosts", "rocket", "rockets", "gchat", "wxteams", "zulip", "discord"}
+MAIL = {"mailto", "mailtos", "ses", "sendgrid", "mailgun", "office365"}
+MARKDOWN = {"mmost", "mmosts", "rocket", "rockets", "wxteams", "zulip", "discord"}
 """Services that read what they are sent as Markdown, but are sent plain text unless told otherwise."""
 READ_SECONDS = 60.0
 """Apprise gives up after 4: a service that is slow would be sent, and show, the same again and again."""
@@ -33,7 +34,14 @@ class Channel:
 
     @property
     def scheme(self) -> str:
-        return self.url.get_secret_value().partition("://")[0][:20]
+        """Nothing but a scheme: a mistyped URL is all secret."""
+        found = _TAGGED.fullmatch(self.url.get_secret_value())
+        return found[2].partition("://")[0][:20] if found and not found[1] else "unreadable"
+
+    @property
+    def targets(self) -> int:
+        """To how many places one message goes. Raises SettingsError."""
+        return sum(len(service) for service in open_channel(self.url))
 
     @property
     def name(self) -> str:
@@ -47,11 +55,12 @@ class Channel:
         `report`: HTML to be attached where files are taken.
         """
         opened = open_channel(self.url)
-        for service in opened:
-            if self.scheme in MARKDOWN:
+        if self.scheme in MARKDOWN:
+            for service in opened:
                 service.notify_format = apprise.NotifyFormat.MARKDOWN
-        form: Format = opened[0].notify_format.value
-        subject, body = render(message, form)
+        # Apprise turns HTML into Slack's own markup; that of Slack is no Markdown.
+        form: Format = "html" if self.scheme == "slack" else opened[0].notify_format.value
+        subject, body = render(message, form, short_title=self.scheme not in MAIL)
         attached: Any = None
         if report and all(service.attachment_support for service in opened):
             attached = AttachMemory(  # type: ignore[no-untyped-call]

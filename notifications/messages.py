@@ -99,9 +99,12 @@ def _quoted(key: str) -> str:
     return "'" + printable(key, 500).replace("'", "'\\''") + "'"
 
 
-def render(message: Message, form: Format) -> tuple[str, str]:
-    """Subject and body."""
-    return {"text": _text, "html": _html, "markdown": _markdown}[form](message)
+def render(message: Message, form: Format, *, short_title: bool = False) -> tuple[str, str]:
+    """Subject and body. `short_title`: without names, where nobody knows how a service shows a title."""
+    body = {"text": _text, "html": _html, "markdown": _markdown}[form](message)
+    many = f" · {message.count:,} files" if message.count > 1 else ""
+    short = f"{TITLES[message.kind]}: {message.dataset}{many}"
+    return short if short_title and form != "text" else message.subject, body
 
 
 def _facts(told: Told) -> list[str]:
@@ -116,21 +119,21 @@ def _more(message: Message) -> str:
     return f"and {rest:,} more: dropflow status, or its page" if rest > 0 else ""
 
 
-def _text(message: Message) -> tuple[str, str]:
+def _text(message: Message) -> str:
     lines: list[str] = []
     for told in message.told:
         lines += [printable(told.url, 300), *_facts(told)]
         lines += [f"Run: {told.run_url}"] if told.run_url else []
         lines.append("")
     lines += [line for line in (_more(message), message.to_do, _form(message)) if line]
-    return message.subject, "\n".join(lines).strip()
+    return "\n".join(lines).strip()
 
 
 def _form(message: Message) -> str:
     return f"Run by hand: {message.again}" if message.again and message.kind in TO_DO else ""
 
 
-def _html(message: Message) -> tuple[str, str]:
+def _html(message: Message) -> str:
     parts: list[str] = []
     for told in message.told:
         facts = "<br>".join(html.escape(fact) for fact in _facts(told))
@@ -139,10 +142,10 @@ def _html(message: Message) -> tuple[str, str]:
     parts += [f"<p>{html.escape(line)}</p>" for line in (_more(message), message.to_do) if line]
     if _form(message):
         parts.append(f'<p><a href="{html.escape(message.again)}">Run by hand</a></p>')
-    return message.subject, "".join(parts)
+    return "".join(parts)
 
 
-def _markdown(message: Message) -> tuple[str, str]:
+def _markdown(message: Message) -> str:
     parts: list[str] = []
     for told in message.told:
         lines = [_code(printable(told.url, 300)), *(_code(fact) for fact in _facts(told))]
@@ -150,15 +153,15 @@ def _markdown(message: Message) -> tuple[str, str]:
         parts.append("  \n".join(lines))
     parts += [_code(line) for line in (_more(message), message.to_do) if line]
     parts += [f"[Run by hand]({message.again})"] if _form(message) else []
-    # Without the name: how a service shows a title, it alone knows.
-    title = f"{TITLES[message.kind]}: {message.dataset}" + (
-        f" · {message.count:,} files" if message.count > 1 else ""
-    )
-    return title, "\n\n".join(parts)
+    return "\n\n".join(parts)
 
 
 def _code(text: str) -> str:
-    """A CommonMark code span: nothing in it is markup. Backticks inside need a longer fence."""
+    """A CommonMark code span: nothing in it is markup. Backticks inside need a longer fence.
+
+    Some services look for @everyone and the like even there: an invisible space parts them.
+    """
+    text = text.replace("@", "@\u200b").replace("<!", "<\u200b!")
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{padding}{text}{padding}{fence}"

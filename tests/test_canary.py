@@ -38,7 +38,7 @@ def test_a_canary_that_comes_through_is_cleaned_up(
         await song
 
     asyncio.run(sing_and_prepare())
-    assert ledger.notices.untold(9) == []
+    assert ledger.notices.untold() == []
     assert list(store.list("raw")) == list(store.list("processed")) == []
 
 

@@ -20,7 +20,6 @@ from dropflow.settings import PROJECT
 from dropflow.status import read_status
 from dropflow.status import render as render_status
 from listeners.expectations import GRACE, Expectations
-from notifications.digest import kind_of
 from notifications.messages import Message, Told, render
 
 MONDAY = datetime(2024, 1, 8, tzinfo=UTC)
@@ -71,7 +70,10 @@ class Office:
 
     @property
     def told(self) -> list[tuple[str, str]]:
-        return [(kind_of(notice, {}), notice.reason) for notice in self.ledger.notices.untold(100)]
+        """In order of time: one group holds notices of one kind."""
+        groups = self.ledger.notices.untold()
+        found = [(g.kind, n) for g in groups for n in self.ledger.notices.examples(g, 100)]
+        return [(kind, notice.reason) for kind, notice in found]
 
 
 def shown(ledger: Ledger) -> str:
@@ -100,9 +102,10 @@ def test_what_does_not_come_is_told_once_and_that_it_came_late(ledger: Ledger) -
     late = ("late", "expected by Mon 08 Jan 08:00 UTC, came 12 min later")
     assert office.told == [MISSING, late]
     assert "no file by" not in shown(ledger)
-    assert ledger.notices.untold(9)[1].ref.url == "s3://raw/churn/a.csv"
+    (group,) = (group for group in ledger.notices.untold() if group.kind == "late")
+    assert ledger.notices.examples(group, 9)[0].ref.url == "s3://raw/churn/a.csv"
     office.at(1, 8)
-    assert office.told[2:] == [("missing", "no file by Tue 09 Jan 08:00 UTC")], "Monday's is not Tuesday's"
+    assert ("missing", "no file by Tue 09 Jan 08:00 UTC") in office.told, "Monday's is not Tuesday's"
 
 
 def test_what_comes_in_time_is_not_told(ledger: Ledger) -> None:
@@ -194,6 +197,29 @@ def test_prefect_is_told_as_soon_as_it_can_be(ledger: Ledger) -> None:
         office.at(0, 8, minute)
     (event,) = office.prefect.events
     assert (event["event"], event["payload"]["due"]) == ("dataset.missing", "2024-01-08T08:00:00+00:00")
+    office.drop("a.csv")
+    office.at(0, 9)
+    office.drop("b.csv")
+    for minute in range(3):
+        office.at(1, 8, minute)
+    assert [event["event"] for event in office.prefect.events] == ["dataset.missing", "dataset.punctual"]
+
+
+def test_the_same_bytes_that_come_late_are_late_and_no_file_of_tomorrow(ledger: Ledger) -> None:
+    office = Office(ledger)
+    office.at(-1, 7)
+    office.drop("latest.csv")
+    office.at(-1, 8)
+    for minute in range(3):
+        office.at(0, 8, minute)
+    assert office.told == [MISSING]
+    office.drop("latest.csv")
+    for minute in range(4, 8):
+        office.at(0, 8, minute)
+    assert [kind for kind, _ in office.told] == ["missing", "late"]
+    for minute in range(3):
+        office.at(1, 8, minute)
+    assert sorted(kind for kind, _ in office.told) == ["late", "missing", "missing"]
 
 
 def test_what_expects_nothing_any_more_is_forgotten(ledger: Ledger) -> None:
@@ -225,6 +251,7 @@ def test_deadlines_are_in_the_time_of_the_dataset(ledger: Ledger) -> None:
         ("by 8:05 on weekdays", "5 8 * * 1-5", 3),
         ("by 23:59 on mon,thu", "59 23 * * mon,thu", 4),
         ("30 6 1 * *", "30 6 1 * *", 31),
+        ("0 8-17 * * 1-5", "0 8-17 * * 1-5", 2 + 15 / 24),
     ],
 )
 def test_a_deadline_is_a_line(text: str, cron: str, days: int) -> None:

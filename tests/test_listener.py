@@ -81,8 +81,9 @@ class Listener:
     @property
     def failed(self) -> list[tuple[str, str]]:
         """What is to be told as given up for, with the reason."""
-        told = self.ledger.notices.untold(10_000)
-        return [(notice.ref.key, notice.reason) for notice in told if notice.news == Fate.FAILED]
+        groups = [group for group in self.ledger.notices.untold() if group.kind == "failure"]
+        found = [notice for group in groups for notice in self.ledger.notices.examples(group, 100)]
+        return [(notice.ref.key, notice.reason) for notice in found]
 
     def see(self, *refs: ObjectRef) -> int:
         return self.ledger.record(ObjectCreated(ref, "webhook") for ref in refs)

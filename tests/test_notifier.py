@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from memory_store import MemoryStore
 from pydantic import SecretStr
 from rich.console import Console
@@ -23,7 +25,8 @@ from dropflow.datasets import Dataset, Datasets
 from dropflow.declarations import load_datasets
 from dropflow.demo import body_of, smtp_server, subject_of
 from dropflow.errors import TransientError
-from dropflow.ledger import Fate, Ledger, Settlement
+from dropflow.ledger import Fate, Ledger, Notice, Settlement
+from dropflow.ledger.notices import tell
 from dropflow.notifying import Notify
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.settings import PROJECT
@@ -48,6 +51,7 @@ class Service(ThreadingHTTPServer):
         self.received: list[tuple[str, Any]] = []
         self.status = 200
         self.seconds = 0.0
+        self.refused: str | None = None
 
     def url(self, kind: str) -> str:
         host = f"127.0.0.1:{self.server_address[1]}"
@@ -60,8 +64,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         time.sleep(self.server.seconds)
-        self.server.received.append((self.path, json.loads(body)))
-        self.send_response(self.server.status)
+        found = json.loads(body)
+        self.server.received.append((self.path, found))
+        is_refused = self.server.refused is not None and found.get("topic") == self.server.refused
+        self.send_response(403 if is_refused else self.server.status)
         self.end_headers()
         self.wfile.write(b"ok")
 
@@ -105,10 +111,16 @@ class Desk:
         )
 
     def happen(
-        self, fate: Fate, *names: str, reason: str = "why", dispatched: bool = True, **more: Any
+        self,
+        fate: Fate,
+        *names: str,
+        reason: str = "why",
+        dispatched: bool = True,
+        age: float = 0,
+        **more: Any,
     ) -> None:
-        """Objects arrive, are delivered and get their receipt."""
-        written = datetime.now(UTC).replace(microsecond=0)
+        """Objects arrive, are delivered and get their receipt, which is so many seconds old."""
+        written = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=age)
         refs = [ObjectRef("raw", f"churn/{name}", f"{name}{written}", modified=written) for name in names]
         self.ledger.record(ObjectCreated(ref, "webhook") for ref in refs)
         self.ledger.match((entry, "churn", written) for entry in self.ledger.unmatched(1000))
@@ -221,7 +233,7 @@ def test_five_hundred_files_and_seven_failures_are_three_messages(desk: Callable
         one.happen(Fate.REJECTED, *(f"bad{n}.csv" for n in range(4)), reason="is empty (0 bytes)")
         one.happen(Fate.REJECTED, *(f"late{n}.csv" for n in range(3)), reason="is blank")
         one.tell(lambda: len(chat.received) >= 3)
-        one.tell(lambda: not one.ledger.notices.untold(1))
+        one.tell(lambda: not one.ledger.notices.untold())
         time.sleep(0.3)
     assert sorted(body["title"] for _, body in chat.received) == [
         "Ready: churn · 493 files",
@@ -232,15 +244,125 @@ def test_five_hundred_files_and_seven_failures_are_three_messages(desk: Callable
 
 def test_what_a_ledger_that_is_built_anew_finds_is_old_news(desk: Callable[..., Desk]) -> None:
     one = desk("json://127.0.0.1:1")
-    one.happen(Fate.PROCESSED, "a.csv", dispatched=False)
-    assert one.ledger.notices.untold(1) == []
+    one.happen(Fate.PROCESSED, "a.csv", dispatched=False, age=60)
+    assert one.ledger.notices.untold() == []
+
+
+def test_what_is_prepared_by_hand_before_it_was_delivered_is_told(desk: Callable[..., Desk]) -> None:
+    one = desk("json://127.0.0.1:1")
+    one.happen(Fate.REJECTED, "a.csv", dispatched=False)
+    assert [group.kind for group in one.ledger.notices.untold()] == ["rejected"]
+
+
+def test_what_is_good_by_now_is_not_told_as_bad(desk: Callable[..., Desk]) -> None:
+    one = desk("json://127.0.0.1:1")
+    one.happen(Fate.REJECTED, "a.csv", "b.csv")
+    one.happen(Fate.PROCESSED, "a.csv")
+    assert [(group.kind, group.number) for group in one.ledger.notices.untold()] == [
+        ("rejected", 1),
+        ("success", 1),
+    ]
+
+
+def test_who_wants_no_recoveries_hears_of_every_success(desk: Callable[..., Desk]) -> None:
+    with service() as chat:
+        one = desk(chat.url("json"), notify=Notify(success="now", recovered="never"))
+        one.happen(Fate.REJECTED, "a.csv")
+        one.tell(lambda: len(chat.received) == 1)
+        for number in (2, 3):
+            one.happen(Fate.PROCESSED, "a.csv", age=-number)
+            one.tell(lambda n=number: len(chat.received) == n)
+    assert [body["title"].partition(":")[0] for _, body in chat.received] == ["Rejected", "Ready", "Ready"]
+
+
+def test_behind_a_hundred_thousand_the_next_is_told_at_once(desk: Callable[..., Desk]) -> None:
+    with service() as chat:
+        one = desk(chat.url("json"))
+        with one.ledger.database.write() as db:
+            refs = (ObjectRef("raw", f"iris/{number}.csv") for number in range(100_000))
+            tell(db, [("iris", "success", Notice(ref, "")) for ref in refs])
+        one.happen(Fate.PROCESSED, "busy.csv", reason="in flight")
+        one.happen(Fate.FAILED, "a.csv")
+        one.tell(lambda: any(body["title"].startswith("Failed") for _, body in chat.received))
+
+
+def test_two_listeners_make_one_message(desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
+    with service() as chat:
+        one, other = desk(chat.url("json")), desk(chat.url("json"))
+        one.happen(Fate.REJECTED, "a.csv")
+
+        def slow(_: str) -> str:
+            """Prefect takes longer than the lease lasts."""
+            one.ledger.watch.release("notifier", "me")
+            other.notifier.compose()
+            return ""
+
+        monkeypatch.setattr(one.notifier, "_again", slow)
+        monkeypatch.setattr(other.notifier, "_holder", "other")
+        one.notifier.compose()
+        assert [state.waiting for state in one.ledger.notices.channels()] == [1]
+
+
+def test_what_waits_for_a_url_that_is_mended_is_sent_to_the_new_one(desk: Callable[..., Desk]) -> None:
+    with service() as chat:
+        wrong = desk("json://127.0.0.1:1/")
+        wrong.happen(Fate.REJECTED, "a.csv")
+        wrong.tell(lambda: (s := wrong.ledger.notices.channels()) and s[0].error)
+        mended = desk(chat.url("json"))
+        mended.tell(lambda: chat.received)
+        assert sum(state.waiting for state in mended.ledger.notices.channels()) == 0
+
+
+def test_of_several_targets_those_that_took_it_get_it_three_times_at_most(desk: Callable[..., Desk]) -> None:
+    with service() as chat:
+        host = f"127.0.0.1:{chat.server_address[1]}"
+        chat.refused = "gone"
+        one = desk(f"ntfy://{host}/team/gone")
+        one.happen(Fate.REJECTED, "a.csv")
+        one.tell(lambda: (s := one.ledger.notices.channels()) and s[0].given_up)
+        for _ in range(5):
+            one.notifier.deliver()
+        assert [body["topic"] for _, body in chat.received].count("team") == 3
+
+
+def test_a_message_of_a_later_version_is_given_up(desk: Callable[..., Desk]) -> None:
+    with service() as chat:
+        one = desk(chat.url("json"))
+        one.ledger.notices.announce(
+            "churn", "new", [c.name for c in one.notifier._known()], '{"kind": "new"}'
+        )
+        one.tell(lambda: one.ledger.notices.channels()[0].error == "defect")
+
+
+@pytest.mark.parametrize("url", ["mailto:me:s3cretpass@example.com", "hunter2pass@host"])
+def test_of_a_mistyped_url_nothing_is_shown(url: str) -> None:
+    assert re.fullmatch("unreadable-[0-9a-f]{4}", Channel(SecretStr(url)).name)
+
+
+def test_slack_gets_its_own_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def post(*_: Any, data: Any, **__: Any) -> Any:
+        sent.append(json.loads(data))
+        answer = requests.Response()
+        answer.status_code, answer._content = 200, b"ok"
+        return answer
+
+    monkeypatch.setattr("apprise.plugins.slack.requests.request", post)
+    told = Told(url="s3://raw/churn/<!channel> <@U1>.csv", reason="why", run_url="http://prefect/r1")
+    message = Message(kind="rejected", dataset="churn", count=1, told=(told,), again="http://prefect/form")
+    Channel(SecretStr("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#team")).deliver(message)
+    shown = json.dumps(sent)
+    assert "<http://prefect/r1|the run>" in shown
+    assert "<!channel>" not in shown
+    assert "<@U1>" not in shown
 
 
 def test_without_channels_nothing_gathers(desk: Callable[..., Desk]) -> None:
     one = desk()
     one.happen(Fate.REJECTED, "a.csv")
     assert one.notifier.compose() == 0
-    assert one.ledger.notices.untold(1) == []
+    assert one.ledger.notices.untold() == []
 
 
 def test_while_nobody_knows_the_channels_nothing_is_forgotten(ledger: Ledger) -> None:
@@ -253,7 +375,7 @@ def test_while_nobody_knows_the_channels_nothing_is_forgotten(ledger: Ledger) ->
     one.happen(Fate.REJECTED, "a.csv")
     with pytest.raises(TransientError):
         one.notifier.compose()
-    assert len(ledger.notices.untold(10)) == 1
+    assert len(ledger.notices.untold()) == 1
 
 
 def test_a_dead_channel_is_recorded_tried_again_and_others_are_told(desk: Callable[..., Desk]) -> None:

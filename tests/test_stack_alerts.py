@@ -33,7 +33,7 @@ def test_a_burst_with_7_bad_files_is_one_digest_and_a_few_messages_for_each_caus
 
     try:
         wait_until(settled, 240, "every fate")
-        wait_until(lambda: not ledger.notices.untold(1), 60, "all that is to be told")
+        wait_until(lambda: not ledger.notices.untold(), 60, "all that is to be told")
     finally:
         ledger.close()
 

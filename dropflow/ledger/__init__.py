@@ -2,9 +2,6 @@
 
 from dropflow.ledger.deadlines import Deadline
 from dropflow.ledger.entries import (
-    CANARY,
-    LATE,
-    MISSING,
     SETTLED,
     ChannelState,
     Delivery,
@@ -16,13 +13,11 @@ from dropflow.ledger.entries import (
     Settlement,
     Source,
     SweepReport,
+    Untold,
 )
 from dropflow.ledger.ledger import Ledger
 
 __all__ = [
-    "CANARY",
-    "LATE",
-    "MISSING",
     "SETTLED",
     "ChannelState",
     "Deadline",
@@ -36,4 +31,5 @@ __all__ = [
     "Settlement",
     "Source",
     "SweepReport",
+    "Untold",
 ]

@@ -8,9 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from dropflow.ledger.database import Database
-from dropflow.ledger.entries import LATE, MISSING, Entry, Fate, entry, naive
+from dropflow.ledger.entries import Entry, Fate, Notice, entry, naive
 from dropflow.ledger.notices import tell
 from dropflow.ledger.tables import deadlines, objects
+from dropflow.notifying import Kind
 from dropflow.objects import ObjectRef
 
 SKEW = timedelta(hours=1)
@@ -21,15 +22,15 @@ SKEW = timedelta(hours=1)
 class Deadline:
     """The last deadline of a dataset that was judged. Times are UTC.
 
-    `after`: only what came later counts for the next one. `posted`: whether Prefect was told of what is
-    missing.
+    `missing`: whether its file has not come until now. `after`: only what came later counts for the next
+    one. `verdict`: what Prefect is to be told; "" once it was.
     """
 
     dataset: str
     due: datetime
     after: datetime
     missing: bool
-    posted: bool
+    verdict: str
 
 
 class Deadlines:
@@ -46,7 +47,7 @@ class Deadlines:
     def begin(self, dataset: str, due: datetime) -> None:
         """From now on: what was due before nobody had asked for."""
         new = self._database.insert(deadlines).values(
-            dataset=dataset, due=naive(due), after=naive(due), missing=False, posted=True
+            dataset=dataset, due=naive(due), after=naive(due), missing=False, verdict=""
         )
         with self._database.write() as db:
             db.execute(new.on_conflict_do_nothing())
@@ -61,16 +62,18 @@ class Deadlines:
 
         False when another listener was faster. `place`: where it was expected.
         """
-        values = {"due": naive(due), "after": naive(due), "missing": bool(missing), "posted": not missing}
-        return self._change(was, values, MISSING if missing else "", place, missing)
+        values = {"due": naive(due), "after": naive(due), "missing": bool(missing)}
+        if missing:
+            return self._change(was, {**values, "verdict": "missing"}, "missing", place, missing)
+        return self._change(was, {**values, "verdict": "punctual"}, None, place, "")
 
     def came(self, was: Deadline, at: datetime, ref: ObjectRef, reason: str) -> bool:
         """What was missing is there. False when another listener was faster."""
-        return self._change(was, {"missing": False, "after": naive(at)}, LATE, ref, reason)
+        return self._change(was, {"missing": False, "after": naive(at)}, "late", ref, reason)
 
     def posted(self, was: Deadline) -> None:
         with self._database.write() as db:
-            db.execute(sa.update(deadlines).where(_same(was)).values(posted=True))
+            db.execute(sa.update(deadlines).where(_same(was)).values(verdict=""))
 
     def arrival(self, dataset: str, after: datetime, not_below: str) -> Entry | None:
         """The first object of the dataset written after a moment; `not_below`: a prefix that is none."""
@@ -88,18 +91,18 @@ class Deadlines:
         return entry(found) if found else None
 
     def _change(
-        self, was: Deadline, values: Mapping[str, object], news: str, ref: ObjectRef, reason: str
+        self, was: Deadline, values: Mapping[str, object], kind: Kind | None, ref: ObjectRef, reason: str
     ) -> bool:
         with self._database.write() as db:
             changed = db.execute(sa.update(deadlines).where(_same(was)).values(**values)).rowcount > 0
-            if changed and news:
-                tell(db, was.dataset, news, ref, reason)
+            if changed and kind:
+                tell(db, [(was.dataset, kind, Notice(ref, reason))])
         return changed
 
 
 def _deadline(row: Any) -> Deadline:
     due, after = (moment.replace(tzinfo=UTC) for moment in (row.due, row.after))
-    return Deadline(row.dataset, due, after, row.missing, row.posted)
+    return Deadline(row.dataset, due, after, row.missing, row.verdict)
 
 
 def _same(was: Deadline) -> sa.ColumnElement[bool]:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from dropflow.notifying import Kind
 from dropflow.objects import ObjectRef
 
 
@@ -23,8 +24,6 @@ class Fate(StrEnum):
     """Delivered as often as allowed, without a receipt."""
 
 
-MISSING, LATE, CANARY = "missing", "late", "canary"
-"""A file that was expected: not there in time; there after all. A canary without a good receipt."""
 SETTLED = (Fate.PROCESSED, Fate.REJECTED, Fate.IGNORED, Fate.FAILED)
 
 
@@ -98,21 +97,30 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """What is to be told of an object, or of a place where none is.
+class Untold:
+    """Notices of the same dataset, kind and cause that no message tells of yet. `last`: the newest's id."""
 
-    `news`: its new fate, MISSING, LATE or CANARY. `seconds`: from its last write to its receipt, if known.
+    dataset: str
+    kind: Kind
+    cause: str
+    number: int
+    since: datetime
+    until: datetime
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What is told of an object, or of a place where none is.
+
+    `seconds`: from its last write to its receipt, if known.
     """
 
-    id: int
-    at: datetime
-    dataset: str
-    news: str
     ref: ObjectRef
     reason: str
-    seconds: float | None
-    run_id: str
-    report_key: str
+    seconds: float | None = None
+    run_id: str = ""
+    report_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,26 @@ An outbox like the deliveries': a message is there in the transaction that takes
 sent afterwards until the channel has taken it. Whoever dies in between sends it again.
 """
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
 
 from dropflow.ledger.database import Database, now
-from dropflow.ledger.entries import ChannelState, Fate, Notice, Posting, naive, utc
+from dropflow.ledger.entries import ChannelState, Fate, Notice, Posting, Untold, naive, utc
 from dropflow.ledger.tables import messages, notices, objects, sends
-from dropflow.objects import ObjectRef
+from dropflow.notifying import Kind
+from dropflow.objects import ObjectRef, printable
 
+GOOD: tuple[Kind, ...] = ("success", "recovered")
+BAD: tuple[Kind, ...] = ("rejected", "failure")
+LONGEST_CAUSE, LONGEST_NAME = 200, 200
+_VALUE = re.compile(
+    r"""s3://\S+|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d[\d,.:]*"""
+)
 LOST_AFTER = timedelta(minutes=2)
 """A send that was begun and is neither done nor failed: its listener has died."""
 
@@ -25,39 +34,26 @@ class Notices:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def untold(self, limit: int) -> list[Notice]:
-        """The oldest first."""
-        query = sa.select(notices).where(notices.c.message.is_(None)).order_by(notices.c.id).limit(limit)
+    def untold(self) -> list[Untold]:
+        """What no message tells of yet, grouped, the oldest first."""
+        number, since, until = sa.func.count(), sa.func.min(notices.c.at), sa.func.max(notices.c.at)
+        same = (notices.c.dataset, notices.c.kind, notices.c.cause)
+        query = sa.select(*same, number, since, until, sa.func.max(notices.c.id)).group_by(*same)
+        with self._database.read() as db:
+            rows = db.execute(query.where(notices.c.message.is_(None)).order_by(since)).all()
+        return [
+            Untold(row[0], row[1], row[2], row[3], utc(row[4]) or row[4], utc(row[5]) or row[5], row[6])
+            for row in rows
+        ]
+
+    def examples(self, group: Untold, limit: int) -> list[Notice]:
+        """The first of a group."""
+        query = sa.select(notices).where(_of(group)).order_by(notices.c.id).limit(limit)
         with self._database.read() as db:
             return [
-                Notice(
-                    row.id,
-                    utc(row.at) or row.at,
-                    row.dataset,
-                    row.news,
-                    ObjectRef(row.bucket, row.key),
-                    row.reason,
-                    row.seconds,
-                    row.run_id,
-                    row.report_key,
-                )
-                for row in db.execute(query)
+                Notice(ObjectRef(r.bucket, r.key), r.reason, r.seconds, r.run_id, r.report_key)
+                for r in db.execute(query)
             ]
-
-    def fates_told(self, found: Collection[Notice]) -> dict[tuple[str, str], str]:
-        """What was told last of these objects' keys, where a message told of it."""
-        keys = {(one.ref.bucket, one.ref.key) for one in found}
-        told = sa.and_(notices.c.message != "", notices.c.news.in_([fate.value for fate in Fate]))
-        last: dict[tuple[str, str], str] = {}
-        with self._database.read() as db:
-            for bucket in {bucket for bucket, _ in keys}:
-                names = [key for b, key in keys if b == bucket]
-                query = sa.select(notices.c.key, notices.c.news).where(
-                    notices.c.bucket == bucket, notices.c.key.in_(names), told
-                )
-                for row in db.execute(query.order_by(notices.c.id)):
-                    last[bucket, row.key] = row.news
-        return last
 
     def recent(self, since: datetime) -> dict[tuple[str, str, str], list[datetime]]:
         """When there were messages of the same dataset, kind and cause, the oldest first."""
@@ -75,51 +71,48 @@ class Notices:
         with self._database.read() as db:
             return set(db.execute(query.distinct()).scalars())
 
-    def compose(
-        self,
-        found: Iterable[Notice],
-        channels: Iterable[str],
-        *,
-        dataset: str,
-        kind: str,
-        cause: str,
-        content: str,
-    ) -> str:
-        """Store a message that tells of the notices, to be sent to the channels; its id."""
-        message, moment = str(uuid4()), now()
-        rows = [
-            {"message": message, "channel": channel, "tries": 0, "due": moment, "error": ""}
-            for channel in channels
-        ]
-        with self._database.write() as db:
-            db.execute(
-                sa.insert(messages).values(
-                    id=message, at=moment, dataset=dataset, kind=kind, cause=cause, content=content
-                )
-            )
-            if rows:
-                db.execute(sa.insert(sends), rows)
-            _mark(db, found, message)
-        return message
+    def compose(self, group: Untold, channels: Iterable[str], content: Callable[[int], str]) -> bool:
+        """Store a message that tells of a group, to be sent to the channels.
 
-    def tell(self, dataset: str, news: str, ref: ObjectRef, reason: str) -> None:
+        `content`: the message's, given the number of notices. False when another listener was faster.
+        """
+        message = str(uuid4())
+        with self._database.write() as db:
+            number = db.execute(sa.update(notices).where(_of(group)).values(message=message)).rowcount
+            if number:
+                what = {"dataset": group.dataset, "kind": group.kind, "cause": group.cause}
+                _store(db, message, channels, content(number), **what)
+        return number > 0
+
+    def announce(self, dataset: str, kind: str, channels: Iterable[str], content: str) -> None:
+        """Store a message that is about no object."""
+        with self._database.write() as db:
+            _store(db, str(uuid4()), channels, content, dataset=dataset, kind=kind, cause="")
+
+    def tell(self, dataset: str, kind: Kind, ref: ObjectRef, reason: str) -> None:
         """Have something told that is no object's fate."""
         with self._database.write() as db:
-            tell(db, dataset, news, ref, reason)
+            tell(db, [(dataset, kind, Notice(ref, reason))])
 
-    def skip(self, found: Iterable[Notice]) -> None:
+    def skip(self, group: Untold) -> None:
         """Nobody wants to be told of these."""
         with self._database.write() as db:
-            _mark(db, found, "")
+            db.execute(sa.update(notices).where(_of(group)).values(message=""))
+
+    def reroute(self, known: Collection[str], to: Iterable[str]) -> int:
+        """What waits for channels that are no more goes to others; returns how many messages."""
+        lost = sa.and_(sends.c.due.is_not(None), sends.c.channel.not_in(known))
+        with self._database.write() as db:
+            waiting = set(db.execute(sa.select(sends.c.message).where(lost)).scalars())
+            if waiting:
+                db.execute(sa.update(sends).where(lost).values(due=None, error="no such channel any more"))
+                rows = [row for message in waiting for row in _rows(message, to)]
+                db.execute(self._database.insert(sends).on_conflict_do_nothing(), rows)
+        return len(waiting)
 
     def forward(self, message: str, channels: Iterable[str]) -> None:
         """Have other channels told, too, that are not told yet."""
-        moment = now()
-        rows = [
-            {"message": message, "channel": channel, "tries": 0, "due": moment, "error": ""}
-            for channel in channels
-        ]
-        if rows:
+        if rows := _rows(message, channels):
             with self._database.write() as db:
                 db.execute(self._database.insert(sends).on_conflict_do_nothing(), rows)
 
@@ -168,20 +161,90 @@ class Notices:
             db.execute(sa.delete(messages).where(messages.c.at < naive(before)))
 
 
-def tell(db: sa.Connection, dataset: str, news: str, ref: ObjectRef, reason: str) -> None:
-    """In a transaction that changes something else, too."""
-    what = {"at": now(), "dataset": dataset, "news": news, "reason": reason}
-    place = {"bucket": ref.bucket, "key": ref.key, "run_id": "", "report_key": ""}
-    db.execute(sa.insert(notices).values(**what, **place))
+def tell(db: sa.Connection, told: Iterable[tuple[str, Kind, Notice]]) -> None:
+    """In a transaction that changes something else, too. `told`: datasets, kinds and notices."""
+    moment = now()
+    rows = [
+        {
+            "at": moment,
+            "dataset": dataset,
+            "kind": kind,
+            "bucket": notice.ref.bucket,
+            "key": notice.ref.key,
+            "reason": notice.reason,
+            "cause": cause_of(notice.reason, notice.ref) if kind in BAD else "",
+            "seconds": notice.seconds,
+            "run_id": notice.run_id,
+            "report_key": notice.report_key,
+        }
+        for dataset, kind, notice in told
+    ]
+    if rows:
+        db.execute(sa.insert(notices), rows)
+
+
+def forget_bad(db: sa.Connection, good: Collection[ObjectRef]) -> set[tuple[str, str]]:
+    """These are good now: what was bad before needs not be told any more.
+
+    Returns bucket and key of those that were told of as bad.
+    """
+    found: set[tuple[str, str]] = set()
+    for bucket in {ref.bucket for ref in good}:
+        here = sa.and_(
+            notices.c.bucket == bucket,
+            notices.c.key.in_([ref.key for ref in good if ref.bucket == bucket]),
+            notices.c.kind.in_([*BAD, *GOOD]),
+        )
+        bad: dict[str, bool] = {}
+        untold: dict[str, list[int]] = {}
+        query = sa.select(notices.c.id, notices.c.key, notices.c.kind, notices.c.message)
+        for row in db.execute(query.where(here).order_by(notices.c.id)):
+            if row.kind in GOOD:
+                bad[row.key], untold[row.key] = False, []
+            elif row.message is None:
+                untold.setdefault(row.key, []).append(row.id)
+            elif row.message:
+                bad[row.key] = True
+        found |= {(bucket, key) for key, was in bad.items() if was}
+        if ids := [one for some in untold.values() for one in some]:
+            db.execute(sa.update(notices).where(notices.c.id.in_(ids)).values(message=""))
+    return found
+
+
+def cause_of(reason: str, ref: ObjectRef) -> str:
+    """What the reasons of files with the same fault have in common: no names, values or numbers."""
+    plain = reason.partition("\n")[0]
+    place = f"{ref.bucket}/{ref.key}"
+    for own in (ref.url, place, ref.key, ref.name):
+        for name in (own, printable(own, LONGEST_NAME)):
+            plain = plain.replace(name, "…")
+    return _VALUE.sub("…", plain)[:LONGEST_CAUSE]
+
+
+def _of(group: Untold) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        notices.c.message.is_(None),
+        notices.c.dataset == group.dataset,
+        notices.c.kind == group.kind,
+        notices.c.cause == group.cause,
+        notices.c.id <= group.last,
+    )
+
+
+def _store(db: sa.Connection, message: str, channels: Iterable[str], content: str, **what: str) -> None:
+    db.execute(sa.insert(messages).values(id=message, at=now(), content=content, **what))
+    if rows := _rows(message, channels):
+        db.execute(sa.insert(sends), rows)
+
+
+def _rows(message: str, channels: Iterable[str]) -> list[dict[str, Any]]:
+    moment = now()
+    return [
+        {"message": message, "channel": channel, "tries": 0, "due": moment, "error": ""}
+        for channel in channels
+    ]
 
 
 def _send(row: object) -> sa.Update:
     message, channel = row.message, row.channel  # type: ignore[attr-defined] # a row or a Posting
     return sa.update(sends).where(sends.c.message == message, sends.c.channel == channel)
-
-
-def _mark(db: sa.Connection, found: Iterable[Notice], message: str) -> None:
-    change = sa.update(notices).where(notices.c.id == sa.bindparam("row")).values(message=message)
-    rows = [{"row": one.id} for one in found]
-    if rows:
-        db.execute(change, rows)

@@ -22,6 +22,7 @@ SIZES = (500, 100, 10, 1)
 """Objects in a first, second, … delivery: one that kills its run is alone in the end."""
 MOST_KEY_BYTES = 200_000
 """Of one delivery's keys: Prefect refuses run parameters over 512 KiB."""
+HOLD_BATCH, OVERLAP = 1000, timedelta(seconds=10)
 LISTENER_LOST_AFTER = timedelta(seconds=15)
 """For which a claimed delivery has not been posted."""
 
@@ -90,14 +91,29 @@ class Outbox:
         with self._database.read() as db:
             return bool(db.execute(sa.select(sa.exists().where(_waiting(dataset, now())))).scalar())
 
-    def hold(self, dataset: str) -> None:
-        """The dataset is paused: say so of what would leave otherwise."""
+    def hold(self, dataset: str, since: datetime | None) -> datetime:
+        """The dataset is paused: say so of what would leave otherwise. Returns when.
+
+        `since`: when it was done last; what has not changed since is held already.
+        """
         moment, reason = now(), paused_reason(dataset)
         new = sa.and_(_waiting(dataset, moment), objects.c.reason != reason)
-        told = sa.select(objects.c.id, sa.literal(moment, sa.DateTime), sa.literal(reason)).where(new)
-        with self._database.write() as db:
-            db.execute(sa.insert(story).from_select(["object_id", "at", "what"], told))
-            db.execute(sa.update(objects).where(new).values(reason=reason, updated=moment))
+        if since:
+            lately = naive(since - OVERLAP)
+            new = sa.and_(new, sa.or_(objects.c.updated >= lately, objects.c.ready_at >= lately))
+        some = sa.select(objects.c.id).where(new).limit(HOLD_BATCH)
+        while True:
+            with self._database.read() as db:
+                ids = list(db.execute(some).scalars())
+            if not ids:
+                return moment.replace(tzinfo=UTC)
+            with self._database.write() as db:
+                still = sa.and_(objects.c.id.in_(ids), objects.c.fate == Fate.PENDING.value)
+                told = sa.select(objects.c.id, sa.literal(moment, sa.DateTime), sa.literal(reason)).where(
+                    still
+                )
+                db.execute(sa.insert(story).from_select(["object_id", "at", "what"], told))
+                db.execute(sa.update(objects).where(still).values(reason=reason, updated=moment))
 
     def release(self, dataset: str) -> None:
         """The dataset is paused no more: what is held waits for its turn."""

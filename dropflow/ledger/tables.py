@@ -71,15 +71,16 @@ notices = sa.Table(
     sa.Column("id", _ID, primary_key=True, autoincrement=True),
     sa.Column("at", sa.DateTime, nullable=False),
     sa.Column("dataset", sa.String, nullable=False),
-    sa.Column("news", sa.String, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
     sa.Column("bucket", sa.String, nullable=False),
     sa.Column("key", sa.String, nullable=False),
     sa.Column("reason", sa.String, nullable=False),
+    sa.Column("cause", sa.String, nullable=False),  # what the reasons of the same fault have in common
     sa.Column("seconds", sa.Float),  # from the object's last write to its receipt
     sa.Column("run_id", sa.String, nullable=False),
     sa.Column("report_key", sa.String, nullable=False),
     sa.Column("message", sa.String),  # that tells of it; null: none yet; "": none ever
-    sa.Index("ix_notices_message", "message", "id"),
+    sa.Index("ix_notices_untold", "message", "dataset", "kind", "cause", "id", "at"),
     sa.Index("ix_notices_key", "bucket", "key"),
 )
 
@@ -114,7 +115,7 @@ deadlines = sa.Table(
     sa.Column("due", sa.DateTime, nullable=False),  # the last one that was judged
     sa.Column("after", sa.DateTime, nullable=False),  # what came later counts for the next one
     sa.Column("missing", sa.Boolean, nullable=False),
-    sa.Column("posted", sa.Boolean, nullable=False),  # whether Prefect was told
+    sa.Column("verdict", sa.String, nullable=False),  # for Prefect; "" once it was told
 )
 
 unreadable = sa.Table(

@@ -7,8 +7,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from dropflow.ledger.database import now
-from dropflow.ledger.entries import Entry, Fate, Settlement, naive
-from dropflow.ledger.tables import notices, objects, story
+from dropflow.ledger.entries import Entry, Fate, Notice, Settlement, naive
+from dropflow.ledger.notices import forget_bad, tell
+from dropflow.ledger.tables import objects, story
+from dropflow.notifying import Kind
+from dropflow.objects import CANARIES
 
 
 def transition(
@@ -45,26 +48,31 @@ def fail(db: sa.Connection, entries: Collection[Entry], reason: str) -> int:
 def note(db: sa.Connection, changed: Collection[tuple[Entry, Settlement]]) -> None:
     """Have it told, in the transaction that changes the fates.
 
-    Not of what was never delivered: a ledger that is built anew learns what was told long ago.
+    Not what is old: a ledger that is built anew learns what was told long ago.
     """
-    moment = now()
-    rows = [
-        {
-            "at": moment,
-            "dataset": outcome.dataset,
-            "news": outcome.fate.value,
-            "bucket": found.ref.bucket,
-            "key": found.ref.key,
-            "reason": outcome.reason,
-            "seconds": _seconds(found, outcome),
-            "run_id": outcome.run_id,
-            "report_key": outcome.report_key,
-        }
-        for found, outcome in changed
-        if found.deliveries or outcome.fate is Fate.FAILED
-    ]
-    if rows:
-        db.execute(sa.insert(notices), rows)
+    fresh = [(found, outcome) for found, outcome in changed if _is_news(found, outcome)]
+    recovered = forget_bad(db, [found.ref for found, outcome in fresh if outcome.fate is Fate.PROCESSED])
+    told = []
+    for found, outcome in fresh:
+        kind = KINDS[outcome.fate]
+        if kind == "success" and (found.ref.bucket, found.ref.key) in recovered:
+            kind = "recovered"
+        seconds = _seconds(found, outcome)
+        notice = Notice(found.ref, outcome.reason, seconds, outcome.run_id, outcome.report_key)
+        told.append((outcome.dataset, kind, notice))
+    tell(db, told)
+
+
+KINDS: dict[Fate, Kind] = {Fate.PROCESSED: "success", Fate.REJECTED: "rejected", Fate.FAILED: "failure"}
+
+
+def _is_news(found: Entry, outcome: Settlement) -> bool:
+    if outcome.fate not in KINDS or f"/{CANARIES}" in f"/{found.ref.key}":
+        return False
+    if found.deliveries or outcome.fate is Fate.FAILED:
+        return True
+    # Prepared by hand or on schedule since. Stores tell whole seconds.
+    return outcome.receipt_at >= found.first_seen.replace(microsecond=0)
 
 
 def _seconds(found: Entry, outcome: Settlement) -> float | None:

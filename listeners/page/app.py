@@ -270,7 +270,7 @@ class Page:
 
     async def quarantine(self, request: Request) -> Response:
         ref = await self._do(self._beside, await self._entry(request.query_params.get("object")), QUARANTINE)
-        return await self._download(ref, name=f"quarantined-{ref.key.rpartition('.')[2]}")
+        return await self._download(ref, name=f"quarantined.{ref.key.rpartition('.')[2]}")
 
     async def output(self, request: Request) -> Response:
         ref = await self._do(self._output_of, await self._entry(request.query_params.get("object")))

@@ -1,7 +1,8 @@
 """Bodies on their way between browser and store: a few chunks in memory at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -47,7 +48,9 @@ class Body:
 
 
 def check_length(length: int, most: int) -> None:
-    """Raises HTTPException."""
+    """`most`: 0 for no uploads at all. Raises HTTPException."""
+    if not most:
+        raise HTTPException(413, "uploads are turned off (DROPFLOW_PAGE_UPLOAD_MIB)")
     if length > most:
         raise HTTPException(413, f"larger than {most / 2**20:,.0f} MiB (DROPFLOW_PAGE_UPLOAD_MIB)")
 
@@ -73,10 +76,21 @@ async def small_body(request: Request, most: int = 4096) -> bytes:
     return bytes(body)
 
 
-async def sent(chunks: Iterator[bytes], do: Callable[..., Any]) -> AsyncIterator[bytes]:
+async def sent(chunks: Generator[bytes, None, None], do: Callable[..., Any]) -> AsyncIterator[bytes]:
     """Chunks that the store gives, each read by a thread."""
+    lock = threading.Lock()
+
+    def read() -> bytes:
+        with lock:
+            return next(chunks, b"")
+
+    def close() -> None:
+        # The browser may have gone while a thread still reads.
+        with lock:
+            chunks.close()
+
     try:
-        while chunk := await do(next, chunks, b""):
+        while chunk := await do(read):
             yield chunk
     finally:
-        chunks.close()  # type: ignore[attr-defined]
+        asyncio.get_running_loop().run_in_executor(None, close)

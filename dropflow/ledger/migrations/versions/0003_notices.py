@@ -15,16 +15,17 @@ def upgrade() -> None:
         sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("at", sa.DateTime, nullable=False),
         sa.Column("dataset", sa.String, nullable=False),
-        sa.Column("news", sa.String, nullable=False),
+        sa.Column("kind", sa.String, nullable=False),
         sa.Column("bucket", sa.String, nullable=False),
         sa.Column("key", sa.String, nullable=False),
         sa.Column("reason", sa.String, nullable=False),
+        sa.Column("cause", sa.String, nullable=False),
         sa.Column("seconds", sa.Float),
         sa.Column("run_id", sa.String, nullable=False),
         sa.Column("report_key", sa.String, nullable=False),
         sa.Column("message", sa.String),
     )
-    op.create_index("ix_notices_message", "notices", ["message", "id"])
+    op.create_index("ix_notices_untold", "notices", ["message", "dataset", "kind", "cause", "id", "at"])
     op.create_index("ix_notices_key", "notices", ["bucket", "key"])
     op.create_table(
         "messages",
@@ -52,5 +53,5 @@ def upgrade() -> None:
         sa.Column("due", sa.DateTime, nullable=False),
         sa.Column("after", sa.DateTime, nullable=False),
         sa.Column("missing", sa.Boolean, nullable=False),
-        sa.Column("posted", sa.Boolean, nullable=False),
+        sa.Column("verdict", sa.String, nullable=False),
     )
