@@ -17,6 +17,7 @@ import pytest
 from breakers import disable_breaker
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
+from xdist.scheduler import LoadScopeScheduling
 
 from dropflow import drops
 from dropflow.datasets import Dataset
@@ -144,12 +145,16 @@ class Running:
         return (found[0].fate.value, found[0].reason) if found else None
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of the embedded stack in one process: it is started once, and one changes it at a time."""
-    for item in items:
-        if "running" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("stack"))
+class StackTests(LoadScopeScheduling):
+    """Tests of the embedded stack by files: one file changes one stack at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if "test_stack" in file else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StackTests:
+    return StackTests(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -397,7 +397,7 @@ def test_a_dead_channel_is_recorded_tried_again_and_others_are_told(desk: Callab
 
 def test_a_slow_channel_delays_no_other_and_is_told_once(desk: Callable[..., Desk]) -> None:
     with service() as slow, service() as quick:
-        slow.seconds = 30
+        slow.seconds = 8
         one = desk(slow.url("json"), quick.url("json"))
         one.happen(Fate.REJECTED, "a.csv")
         one.tell(lambda: quick.received)
