@@ -58,7 +58,8 @@ def plan(
             continue
         before = _before(recent.get((found.dataset, found.kind, found.cause), []), FORGET[when], now)
         is_due = _digest_due(found, now, found.dataset in busy) if when == "digest" else _gathered(found, now)
-        if is_due and not _held(before, now):
+        longest = LONGEST_DIGEST if when == "digest" else WINDOWS[-1]
+        if is_due and not _held(before, longest, now):
             groups.append(Group(found, kind, bool(before)))
     return Plan(tuple(groups), tuple(unwanted))
 
@@ -88,7 +89,7 @@ def _before(same: list[datetime], forget: timedelta, now: datetime) -> list[date
     return kept[::-1]
 
 
-def _held(before: list[datetime], now: datetime) -> bool:
+def _held(before: list[datetime], longest: timedelta, now: datetime) -> bool:
     if not before:
         return False
-    return now - before[-1] < WINDOWS[min(len(before), len(WINDOWS)) - 1]
+    return now - before[-1] < min(longest, WINDOWS[min(len(before), len(WINDOWS)) - 1])

@@ -74,6 +74,13 @@ def test_the_same_again_is_held_longer_each_time_then_counted(number: int) -> No
     assert len(planned(again, recent={("churn", "rejected", "is empty"): ago(*before)}).groups) == 1
 
 
+def test_a_digest_is_held_five_minutes_at_the_most() -> None:
+    key = ("churn", "success", "")
+    lately = [300 + 200 * n for n in reversed(range(8))]
+    assert planned(untold("success"), recent={key: ago(*lately, 299)}).groups == ()
+    assert len(planned(untold("success"), recent={key: ago(*lately)}).groups) == 1
+
+
 def test_what_fails_all_the_time_is_told_once_an_hour_in_the_end() -> None:
     hourly = ago(*(3600 * n for n in range(10, 0, -1)))
     key = ("churn", "rejected", "")
