@@ -42,6 +42,7 @@ from prefect.workers.base import (
 )
 
 from dropflow.settings import Settings
+from flows.wakeup import poll_when_told
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmWorkerResul
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._polling = asyncio.Lock()
         self._forkserver = multiprocessing.get_context("forkserver")
         self._forkserver.set_forkserver_preload(PRELOAD)
 
@@ -83,12 +85,18 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmWorkerResul
         Prefect's base class lets anyio's refusal of a second slot for the same run end the worker.
         """
         try:
-            return await super().get_and_submit_flow_runs()
+            async with self._polling:
+                return await super().get_and_submit_flow_runs()
         except RuntimeError as error:
             if "already holding" not in str(error):
                 raise
             log.info("a run is being retried while its last process still ends; asking again soon")
             return []
+
+    async def poll(self) -> None:
+        """An extra poll, once there is something to poll with."""
+        if self._runs_task_group is not None:
+            await self.get_and_submit_flow_runs()
 
     async def run(
         self,
@@ -184,9 +192,13 @@ async def _work(settings: Settings) -> None:
     await _wait_for_server(settings)
     await warming
     async with asyncio.TaskGroup() as together:
-        looking = together.create_task(_mark_crashed_runs_for_ever(settings.work_pool, worker.name))
+        others = [
+            together.create_task(_mark_crashed_runs_for_ever(settings.work_pool, worker.name)),
+            together.create_task(poll_when_told(worker.poll)),
+        ]
         await worker.start(printer=log.info)
-        looking.cancel()
+        for task in others:
+            task.cancel()
 
 
 def worker_name(pid: int) -> str:
