@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ TIMEOUT, SHORT_TIMEOUT = 15.0, 3.0
 """Seconds. The short one is for what is asked again and again."""
 REFUSALS = (400, 409, 413, 422)
 """Answers that are about this one event; others are about address or permission."""
+T = TypeVar("T")
 PERMANENT = "Failed"
 """The state of a preprocessing run that has met what trying again will not change."""
 
@@ -152,7 +153,6 @@ class PrefectApi:
             "flows": {"name": {"any_": ["preprocess"]}},
             "deployments": {"name": {"any_": [dataset]}},
             "sort": "EXPECTED_START_TIME_DESC",
-            "limit": PAGE,
         }
         recent = {"expected_start_time": {"after_": since.isoformat(), "before_": soon.isoformat()}}
         at_work = {
@@ -161,12 +161,8 @@ class PrefectApi:
         }
         found: dict[str, Run] = {}
         for chosen in (at_work, recent):
-            for page in range(MOST_PAGES):
-                asked = {**body, "flow_runs": chosen, "offset": page * PAGE}
-                runs = _rows(self._post("/flow_runs/filter", asked), Run.of)
-                found |= {run.id: run for run in runs}
-                if len(runs) < PAGE:
-                    break
+            runs = self._all("/flow_runs/filter", {**body, "flow_runs": chosen}, Run.of)
+            found |= {run.id: run for run in runs}
         return list(found.values())
 
     @retry
@@ -177,8 +173,8 @@ class PrefectApi:
             "block_types": {"slug": {"any_": [NOTIFICATION_BLOCK_TYPE]}},
             "include_secrets": True,
         }
-        found = self._post("/block_documents/filter", body).json()
-        return SecretStr(str(found[0]["data"]["urls"])) if found else None
+        answer = self._post("/block_documents/filter", body)
+        return next(iter(_rows(answer, lambda row: SecretStr(str(row["data"]["urls"])))), None)
 
     @retry
     def run_form(self, dataset: str) -> str:
@@ -192,16 +188,7 @@ class PrefectApi:
         Raises TransientError or PermanentError.
         """
         body = {"flows": {"name": {"any_": ["preprocess"]}}, "deployments": {"paused": {"eq_": True}}}
-        names: set[str] = set()
-        for page in range(MOST_PAGES):
-            asked = {**body, "limit": PAGE, "offset": page * PAGE}
-            found = _rows(
-                self._post("/deployments/filter", asked, SHORT_TIMEOUT), lambda row: str(row["name"])
-            )
-            names.update(found)
-            if len(found) < PAGE:
-                break
-        return frozenset(names)
+        return frozenset(self._all("/deployments/filter", body, lambda row: str(row["name"]), SHORT_TIMEOUT))
 
     @retry
     def set_paused(self, dataset: str, *, paused: bool) -> bool:
@@ -247,6 +234,17 @@ class PrefectApi:
             )
         return answer.json()
 
+    def _all(
+        self, path: str, body: dict[str, Any], of: Callable[[dict[str, Any]], T], timeout: float = TIMEOUT
+    ) -> Iterator[T]:
+        """Page after page, MOST_PAGES at most."""
+        for page in range(MOST_PAGES):
+            asked = {**body, "limit": PAGE, "offset": page * PAGE}
+            found = _rows(self._post(path, asked, timeout), of)
+            yield from found
+            if len(found) < PAGE:
+                return
+
     def _post(self, path: str, body: Any, timeout: float = TIMEOUT) -> httpx.Response:
         try:
             answer = self.http.post(path, json=body, timeout=timeout)
@@ -260,7 +258,6 @@ class PrefectApi:
         return answer
 
 
-T = TypeVar("T")
 _ROWS = TypeAdapter(list[dict[str, Any]])
 
 

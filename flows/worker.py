@@ -93,11 +93,6 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmWorkerResul
             log.info("a run is being retried while its last process still ends; asking again soon")
             return []
 
-    async def poll(self) -> None:
-        """An extra poll, once there is something to poll with."""
-        if self._runs_task_group is not None:
-            await self.get_and_submit_flow_runs()
-
     async def run(
         self,
         flow_run: FlowRun,
@@ -194,7 +189,7 @@ async def _work(settings: Settings) -> None:
     async with asyncio.TaskGroup() as together:
         others = [
             together.create_task(_mark_crashed_runs_for_ever(settings.work_pool, worker.name)),
-            together.create_task(poll_when_told(worker.poll)),
+            together.create_task(poll_when_told(worker.get_and_submit_flow_runs)),
         ]
         await worker.start(printer=log.info)
         for task in others:

@@ -10,6 +10,7 @@ from dropflow.errors import DropflowError
 from dropflow.ledger import Deadline, Ledger
 from dropflow.objects import ObjectRef
 from dropflow.prefect_api import PrefectApi, deadline_event
+from dropflow.status import age
 from dropflow.storage import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,7 @@ class Expectations:
             log.warning("%s: %s", dataset.name, missing)
 
     def _came(self, dataset: Dataset, was: Deadline, ref: ObjectRef, at: datetime) -> None:
-        span = _span((at - was.due).total_seconds() / 60)
-        reason = f"expected by {_local(was.due, dataset)}, came {span} later"
+        reason = f"expected by {_local(was.due, dataset)}, came {age(at - was.due)} later"
         self._ledger.deadlines.came(was, at, ref, reason)
 
     def _first(self, dataset: Dataset, after: datetime, *, sure: bool) -> tuple[ObjectRef, datetime] | None:
@@ -79,15 +79,15 @@ class Expectations:
         if not sure and listed and now - listed < LIST_AGAIN:
             return None
         self._listed[dataset.name] = now
-        there = [
-            (ref.modified, ref.key, ref)
+        there = (
+            (ref, ref.modified)
             for ref in self._store.list(dataset.bucket, dataset.prefix)
             if ref.modified is not None
             and ref.modified > after
             and dataset.matches(ref.bucket, ref.key)
             and not ref.key.startswith(canaries)
-        ]
-        return (min(there)[2], min(there)[0]) if there else None
+        )
+        return min(there, key=lambda found: (found[1], found[0].key), default=None)
 
     def _post(self, was: Deadline) -> bool:
         """For automations; messages do not depend on it."""
@@ -101,9 +101,3 @@ class Expectations:
 
 def _local(moment: datetime, dataset: Dataset) -> str:
     return f"{moment.astimezone(ZoneInfo(dataset.timezone)):%a %d %b %H:%M %Z}"
-
-
-def _span(minutes: float) -> str:
-    if minutes < 120:
-        return f"{minutes:.0f} min"
-    return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"

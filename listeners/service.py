@@ -32,7 +32,7 @@ from listeners.http import server_config
 from listeners.intake import Intake
 from listeners.metrics import Metrics
 from listeners.notifier import Notifier
-from listeners.page import make_page
+from listeners.page import Page, make_page
 from listeners.settler import BATCH, Patience, Settler
 from listeners.stream import Stream
 from listeners.sweep import StoppedError, Sweep
@@ -257,10 +257,8 @@ class Listener:
                 "DROPFLOW_WEBHOOK_PORT needs a DROPFLOW_WEBHOOK_TOKEN of 16 characters or more"
             )
         app = make_app(self._intake, self._settings.webhook_token, self._metrics, self._why_not_ready)
-        app = make_page(
-            self._settings, self._datasets, self._ledger, self._store, self._prefect, self._intake, others=app
-        )
-        self._server = _Server(server_config(app, self._settings.webhook_host, port))
+        page = Page(self._settings, self._datasets, self._ledger, self._store, self._prefect, self._intake)
+        self._server = _Server(server_config(make_page(page, others=app), self._settings.webhook_host, port))
         await self._report("webhook", live=True)
         await self._server.serve()
 

@@ -10,16 +10,15 @@ from pydantic import Field, SecretStr
 
 from dropflow.changes import NEW_ID, Change, Difference
 from dropflow.errors import DropflowError
+from dropflow.prefect_api import NOTIFICATION_BLOCK, NOTIFICATION_BLOCK_TYPE
 from notifications.channels import channels, chosen, open_channel, send, split_urls
-
-BLOCK_NAME = "dropflow"
 
 
 class DropflowNotifications(NotificationBlock):
     """Send messages to any number of Apprise channels: Slack, e-mail and over 100 more."""
 
     _block_type_name = "Dropflow Notifications"
-    _block_type_slug = "dropflow-notifications"
+    _block_type_slug = NOTIFICATION_BLOCK_TYPE
 
     urls: SecretStr = Field(
         title="Apprise URLs",
@@ -66,20 +65,22 @@ def save_block(urls: SecretStr | None, *, dry_run: bool = False) -> tuple[str | 
     if urls is None:
         if known is None:
             return None, None
-        return str(known.id), Change("notification block", BLOCK_NAME, "unchanged", "as it is on the server")
+        return str(known.id), Change(
+            "notification block", NOTIFICATION_BLOCK, "unchanged", "as it is on the server"
+        )
     if known and known.data["urls"] == urls.get_secret_value():
-        return str(known.id), Change("notification block", BLOCK_NAME, "unchanged")
+        return str(known.id), Change("notification block", NOTIFICATION_BLOCK, "unchanged")
     block_id = str(known.id) if known else NEW_ID
     if not dry_run:
-        block_id = str(DropflowNotifications(urls=urls).save(BLOCK_NAME, overwrite=True))
+        block_id = str(DropflowNotifications(urls=urls).save(NOTIFICATION_BLOCK, overwrite=True))
     what = (Difference("urls", "(secret)", "(another secret)"),) if known else ()
     action = "updated" if known else "created"
-    return block_id, Change("notification block", BLOCK_NAME, action, differences=what)
+    return block_id, Change("notification block", NOTIFICATION_BLOCK, action, differences=what)
 
 
 def _known_block() -> BlockDocument | None:
     with get_client(sync_client=True) as client:
         try:
-            return client.read_block_document_by_name(BLOCK_NAME, DropflowNotifications.get_block_type_slug())
+            return client.read_block_document_by_name(NOTIFICATION_BLOCK, NOTIFICATION_BLOCK_TYPE)
         except ObjectNotFound:
             return None

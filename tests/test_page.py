@@ -36,7 +36,7 @@ from dropflow.storage import ObjectStore
 from listeners.http import server_config
 from listeners.intake import Intake
 from listeners.metrics import Metrics
-from listeners.page import access, make_page
+from listeners.page import Page, access, make_page
 from listeners.webhook import PATH, make_app
 
 TOKEN, PAGE_TOKEN = "a-token-for-the-webhook", "a-token-for-the-page"
@@ -66,7 +66,7 @@ class Site:
         self.intake = Intake(ledger, datasets)
         webhook = make_app(self.intake, SecretStr(TOKEN), Metrics(ledger))
         prefect = connect_prefect(settings.prefect_api)
-        self.app = make_page(settings, datasets, ledger, store, prefect, self.intake, others=webhook)
+        self.app = make_page(Page(settings, datasets, ledger, store, prefect, self.intake), others=webhook)
         self.client = TestClient(self.app, base_url=f"http://{LOOPBACK}", headers=OWN, follow_redirects=False)
 
     def see(self, *keys: str) -> None:

@@ -1,5 +1,5 @@
 """The page that answers "where is my file?": what it shows, who may see it, and what it can do."""
 
-from listeners.page.app import make_page
+from listeners.page.app import Page, make_page
 
-__all__ = ["make_page"]
+__all__ = ["Page", "make_page"]

@@ -73,17 +73,8 @@ R = TypeVar("R")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_page(
-    settings: Settings,
-    datasets: Datasets,
-    ledger: Ledger,
-    store: ObjectStore,
-    prefect: PrefectApi,
-    intake: Intake,
-    others: ASGIApp,
-) -> ASGIApp:
-    """An app that answers the page's paths, and leaves all others to `others`. Raises SettingsError."""
-    page = Page(settings, datasets, ledger, store, prefect, intake)
+def make_page(page: "Page", others: ASGIApp) -> ASGIApp:
+    """An app that answers the page's paths, and leaves all others to `others`."""
     if page.access.why_closed:
         log.warning("%s", page.access.why_closed)
     routes = {
@@ -128,6 +119,7 @@ class Page:
         prefect: PrefectApi,
         intake: Intake,
     ) -> None:
+        """Raises SettingsError."""
         self.access = Access(settings)
         self._settings = settings
         self._datasets = datasets
