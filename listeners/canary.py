@@ -38,7 +38,8 @@ class Canary:
             try:
                 await self._sing()
             except DropflowError as error:
-                log.warning("the canary: %s", error)
+                place = ObjectRef(self._dataset.bucket, canary_prefix(self._dataset).rstrip("/"))
+                await self._miss(place, str(error))
             await asyncio.sleep(max(0.0, self._seconds - (time.monotonic() - started)))
 
     async def _sing(self) -> None:
@@ -66,7 +67,10 @@ class Canary:
     async def _miss(self, ref: ObjectRef, why: str) -> None:
         self._singing = False
         log.error("%s: %s", ref.url, why)
-        await asyncio.to_thread(self._ledger.notices.tell, self._dataset.name, "canary", ref, why)
+        try:
+            await asyncio.to_thread(self._ledger.notices.tell, self._dataset.name, "canary", ref, why)
+        except DropflowError as error:
+            log.warning("the canary: %s", error)
 
     def _clean_up(self) -> None:
         """Remove every canary with output and receipt."""

@@ -9,7 +9,7 @@ import pytest
 from dropflow.datasets import Dataset, Datasets
 from dropflow.declarations import load_datasets
 from dropflow.demo import body_of, smtp_server, subject_of
-from dropflow.errors import DatasetError, SettingsError
+from dropflow.errors import DatasetError, SettingsError, TransientError
 from dropflow.ledger import Fate, Ledger, Settlement
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.receipts import Receipt, commit_receipt
@@ -58,6 +58,24 @@ def test_a_canary_that_does_not_come_through_alerts(
     assert subject_of(mail).startswith("Canary: churn · ")
     assert "no receipt after 0.5 s" in body_of(mail)
     assert list(store.list("raw")) == []
+
+
+def test_a_canary_that_cannot_be_dropped_alerts(
+    store: ObjectStore, ledger: Ledger, churn: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TransientError("the store is away")
+
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await Canary(store, ledger, churn, b"x", 20).run()
+
+    monkeypatch.setattr(ObjectStore, "put", refuse)
+    asyncio.run(run())
+    (group,) = ledger.notices.untold()
+    assert group.kind == "canary"
+    assert ledger.notices.examples(group, 1)[0].reason == "the store is away"
 
 
 def test_a_canary_wants_a_dataset_and_a_file(store: ObjectStore, ledger: Ledger, settings: Settings) -> None:
