@@ -540,7 +540,7 @@ def proposal_or_reason(content: bytes, name: str) -> str:
 
 
 # Shrinking would take minutes: each example is a whole preparation.
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(tables, st.sampled_from([1, 6]), st.sampled_from(["csv", "jsonl"]))
 def test_a_proposal_always_works_or_says_why_there_is_none(
     table: dict[str, list[Any]], repeat: int, form: str

@@ -32,7 +32,7 @@ from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.settings import Settings
 from dropflow.storage import ObjectStore
 
-OBJECTS = 400
+OBJECTS = 1000
 TOKEN = "a-token-for-the-tests"
 
 
@@ -119,7 +119,7 @@ class ListenerProcess:
 
 
 @pytest.mark.timeout(200)
-def test_hundreds_of_objects_make_one_event_each_whoever_is_killed(
+def test_a_thousand_objects_make_one_event_each_whoever_is_killed(
     settings: Settings, store: ObjectStore, shared: Ledger, postgres: str
 ) -> None:
     choice = random.Random(7)
