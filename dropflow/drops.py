@@ -103,4 +103,4 @@ def _failed_run(runs: list[Run], drop: Drop) -> Run | None:
     """
     mine = (run for run in runs if run.keys == {drop.ref.key} and run.ended)
     last = max(mine, key=lambda run: run.since, default=None)
-    return last if last and last.state == PERMANENT else None
+    return last if last and last.state in PERMANENT else None

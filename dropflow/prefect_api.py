@@ -25,7 +25,8 @@ TIMEOUT, SHORT_TIMEOUT = 15.0, 3.0
 REFUSALS = (400, 409, 413, 422)
 """Answers that are about this one event; others are about address or permission."""
 T = TypeVar("T")
-PERMANENT = "Failed"
+PERMANENT = ("Failed", "OutOfMemory", "TimedOut", "TooManyProcesses")
+"""States of runs that would end the same way again."""
 """The state of a preprocessing run that has met what trying again will not change."""
 
 
@@ -85,6 +86,8 @@ class Run:
     expected: datetime
     since: datetime
     """When it entered this state."""
+    minutes: float = 0
+    """It may take so long, where its job variables say so."""
 
     @classmethod
     def of(cls, run: dict[str, Any]) -> "Run":
@@ -98,12 +101,13 @@ class Run:
             message=state.get("message") or "",
             expected=expected,
             since=datetime.fromisoformat(state["timestamp"]) if state.get("timestamp") else expected,
+            minutes=float((run.get("job_variables") or {}).get("minutes") or 0),
         )
 
     @property
     def finished(self) -> bool:
         """Whether it came to its own end, good or bad, with every object looked at."""
-        return self.type == "COMPLETED" or self.state in ("Rejected", PERMANENT)
+        return self.type == "COMPLETED" or self.state in ("Rejected", "Failed")
 
     @property
     def ended(self) -> bool:
@@ -111,6 +115,7 @@ class Run:
 
     def at_work(self, patience: timedelta) -> bool:
         """Whether it may still bring receipts: a worker that was killed leaves its runs as they were."""
+        patience = max(patience, timedelta(minutes=self.minutes))
         longest = {"PENDING": timedelta(minutes=1), "RUNNING": patience, "CANCELLING": patience}
         return not self.ended and (
             self.type not in longest or datetime.now(UTC) - self.since < longest[self.type]

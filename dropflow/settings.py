@@ -12,6 +12,7 @@ from dropflow.errors import SettingsError
 
 PREFIX = "DROPFLOW_"
 PROJECT = Path(__file__).resolve().parent.parent
+WorkerStart = Literal["fork", "spawn"]
 STACK_FILE = "stack.env"
 """Where `dropflow up` writes the addresses and credentials of what it started (mode 0600)."""
 
@@ -36,6 +37,13 @@ class Settings(BaseModel):
     worker_poll_seconds: float = Field(0.5, gt=0, le=60)
     worker_limit: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
 
+    worker_start: WorkerStart = Field(
+        "fork", description="fork: from a process that has imported everything; spawn: a new Python a run"
+    )
+    run_memory_mib: float | None = Field(
+        None, gt=0, description="a run that takes more is ended [three quarters of the machine's memory]"
+    )
+
     listen_stream: bool = Field(default=True, description="follow MinIO's notification stream")
     webhook_host: str = "127.0.0.1"
     webhook_port: int | None = Field(None, ge=1, le=65535, description="None: no webhook")
@@ -54,7 +62,7 @@ class Settings(BaseModel):
     runs_per_dataset: int = Field(4, ge=1, description="events in flight at once; the rest gathers")
     receipt_seconds: float = Field(20, ge=1, description="without a receipt for so long, Prefect is asked")
     deliveries: int = Field(5, ge=1, description="events posted for an object before it is failed")
-    run_minutes: float = Field(60, gt=0, description="a run is believed to be at work for so long")
+    run_minutes: float = Field(60, gt=0, description="a run that takes longer is ended")
     orphan_seconds: float = Field(600, ge=5, description="an output without receipt is removed after it")
     canary_dataset: str | None = Field(None, description="drop a canary into this dataset; None: no canary")
     canary_file: Path | None = Field(None, description="the canary's content, a good file of the dataset")

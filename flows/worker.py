@@ -1,7 +1,8 @@
 """A warm worker: every flow run in its own process, forked from one that has imported everything.
 
 A stock process worker pays 3 to 6 s of imports a run. Python's forkserver pays them once; a fork
-takes a fraction of a second and is as isolated as any other process.
+takes a fraction of a second and is as isolated as any other process. When the code changes, the template
+is made anew; `DROPFLOW_WORKER_START=spawn` does without one.
 
 The only file that leans on Prefect below its documented surface: `prefect.flow_engine`, pinned by
 the version in pyproject.toml.
@@ -14,8 +15,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import threading
-from multiprocessing.process import BaseProcess
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -40,44 +39,75 @@ from prefect.workers.base import (
     BaseWorker,
     BaseWorkerResult,
 )
+from pydantic import Field
 
 from dropflow.settings import Settings
+from flows.limits import (
+    MIB,
+    SHARE_OF_MACHINE,
+    Limits,
+    end_session,
+    first_excess,
+    how_it_ended,
+    lead_session,
+    memory_of_machine,
+)
+from flows.template import Template, exit_code
 from flows.wakeup import poll_when_told
 
 log = logging.getLogger(__name__)
-
-_children = threading.Lock()
-"""Starting a process polls all others; were one joined meanwhile, its exit code would be read twice."""
 
 AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 PAGE = 200
 LOOK_SECONDS = 15
 """Between two looks for runs that a killed worker has left."""
 WORKER_TYPE = "dropflow"
-PRELOAD = ["flows.warm"]
+
+
+class WarmConfiguration(BaseJobConfiguration):
+    """What a work pool, a deployment or one run may set: the run's job variables in the UI."""
+
+    memory_mib: float | None = Field(
+        default=None,
+        gt=0,
+        title="Memory",
+        description="MiB that the run's processes may take together; empty: as the worker is set.",
+    )
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        title="Minutes",
+        description="The run is ended after so long; empty: as the worker is set.",
+    )
+
+    def limits(self, settings: Settings) -> Limits:
+        mib = self.memory_mib or settings.run_memory_mib
+        return Limits(
+            memory=mib * MIB if mib else memory_of_machine() * SHARE_OF_MACHINE,
+            seconds=(self.minutes or settings.run_minutes) * 60,
+        )
 
 
 class WarmWorkerResult(BaseWorkerResult):
     """How a run's process ended."""
 
 
-class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmWorkerResult]):
+class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult]):
     """Runs flow runs in processes forked from a preloaded template."""
 
     type = WORKER_TYPE
+    job_configuration = WarmConfiguration
     _description = "Runs preprocessing in processes forked from a preloaded template: no import time."
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, settings: Settings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._polling = asyncio.Lock()
-        self._forkserver = multiprocessing.get_context("forkserver")
-        self._forkserver.set_forkserver_preload(PRELOAD)
+        self._settings = settings
+        self._template = Template(settings.worker_start)
 
     def warm_up(self) -> None:
         """Start the template process and wait until its imports are done."""
-        process = self._forkserver.Process(target=os.getpid)
-        process.start()
-        process.join()
+        self._template.warm_up()
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Poll. A run retried before its last process has gone waits for the next poll.
@@ -96,29 +126,43 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmWorkerResul
     async def run(
         self,
         flow_run: FlowRun,
-        configuration: BaseJobConfiguration,
+        configuration: WarmConfiguration,
         task_status: anyio.abc.TaskStatus[int] | None = None,
     ) -> WarmWorkerResult:
-        """Fork, run, wait. A non-zero exit makes Prefect mark the run as crashed."""
+        """Fork, run, wait. One that does not end well by itself is a crashed run, which says why."""
         environment = {name: value for name, value in configuration.env.items() if value is not None}
-        process = self._forkserver.Process(
-            target=run_flow_run, args=(flow_run.id, environment), name=f"run-{flow_run.id}"
-        )
-        await asyncio.to_thread(_start, process)
+        process = await asyncio.to_thread(self._template.start, run_flow_run, flow_run.id, environment)
         assert process.pid is not None
         if task_status:
             task_status.started(process.pid)
+        ended = asyncio.ensure_future(exit_code(process))
         try:
-            code = await _exit_code(process)
-        finally:
-            if process.is_alive():
-                process.terminate()
+            excess = await first_excess(process.pid, configuration.limits(self._settings), ended)
+            # Also what it has left behind; the exit code comes once its own process has gone.
+            await asyncio.to_thread(end_session, process.pid)
+            code = await ended
+        except asyncio.CancelledError:
+            # The worker is being stopped: the run may tell Prefect itself.
+            process.terminate()
+            ended.cancel()
+            raise
+        if excess:
+            await self._report(flow_run, Crashed(name=excess.name, message=excess.reason))
+        elif code:
+            await self._report(flow_run, Crashed(message=how_it_ended(code)))
         return WarmWorkerResult(status_code=code, identifier=str(process.pid))
+
+    async def _report(self, flow_run: FlowRun, crashed: State[Any]) -> None:
+        """Say why. A run that has told of its own end, or was cancelled, is left as it is."""
+        log.warning("run %s: %s", flow_run.id, crashed.message)
+        there = (await self.client.read_flow_run(flow_run.id)).state
+        if there is None or not (there.is_final() or there.is_cancelling()):
+            await self.client.set_flow_run_state(flow_run.id, crashed)
 
     async def kill_infrastructure(
         self,
         infrastructure_pid: str,
-        configuration: BaseJobConfiguration,  # noqa: ARG002 - Prefect's signature
+        configuration: WarmConfiguration,  # noqa: ARG002 - Prefect's signature
         grace_seconds: int = 30,
     ) -> None:
         """End a run's process: SIGTERM, then SIGKILL after `grace_seconds`.
@@ -136,31 +180,12 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmWorkerResul
         os.kill(pid, signal.SIGKILL)
 
 
-async def _exit_code(process: BaseProcess) -> int:
-    """Wait for the process's sentinel without a thread or polling."""
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(process.sentinel, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(process.sentinel)
-    with _children:
-        process.join()
-    assert process.exitcode is not None
-    return process.exitcode
-
-
-def _start(process: BaseProcess) -> None:
-    with _children:
-        process.start()
-
-
 def run_flow_run(flow_run_id: UUID, environment: dict[str, str]) -> None:
     """In the forked process: do what `prefect flow-run execute` does, without its start-up."""
     from prefect.engine import handle_engine_signals
     from prefect.flow_engine import load_flow_and_flow_run, run_flow
 
+    lead_session()
     os.environ.update(environment)
     with handle_engine_signals(flow_run_id):
         flow_run, flow = load_flow_and_flow_run(flow_run_id)
@@ -182,6 +207,7 @@ async def _work(settings: Settings) -> None:
         create_pool_if_not_found=True,
         name=worker_name(os.getpid()),
         prefetch_seconds=0,
+        settings=settings,
     )
     warming = asyncio.create_task(asyncio.to_thread(worker.warm_up))
     await _wait_for_server(settings)

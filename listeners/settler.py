@@ -214,7 +214,7 @@ class Settler:
 
     def _final(self, entry: Entry, last: Run | None) -> str:
         """Why nothing more is tried; "" while something is."""
-        if last and last.state == PERMANENT and len(last.keys) == 1:
+        if last and last.state in PERMANENT and len(last.keys) == 1:
             return last.message
         if entry.deliveries < self._patience.deliveries:
             return ""

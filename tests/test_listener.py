@@ -639,6 +639,25 @@ def test_a_permanent_failure_is_not_tried_again(listener: Listener) -> None:
     assert len(listener.prefect.events) == 1
 
 
+@pytest.mark.parametrize("state", ["OutOfMemory", "TimedOut", "TooManyProcesses"])
+def test_an_object_alone_that_takes_too_much_is_not_tried_again(listener: Listener, state: str) -> None:
+    alone, first, second = (listener.put(f"churn/{name}.csv", name.encode()) for name in "abc")
+    now = datetime.now(UTC)
+
+    def ends(*refs: ObjectRef) -> None:
+        listener.see(*refs)
+        listener.dispatcher.dispatch()
+        keys = frozenset(ref.key for ref in refs)
+        listener.prefect.runs = [Run("r", keys, "CRASHED", state, "took more than 9 MiB", now, now)]
+        listener.settler.look()
+
+    ends(alone)
+    assert listener.fate(alone.key) == (Fate.FAILED, "took more than 9 MiB")
+    # Which of two it was is not known: they leave again.
+    ends(first, second)
+    assert listener.fate(first.key) == listener.fate(second.key) == (Fate.PENDING, f"run r ended as {state}")
+
+
 def test_what_fails_in_company_is_delivered_alone_in_the_end(listener: Listener) -> None:
     refs = [listener.put(f"churn/{number}.csv", b"%d" % number) for number in range(150)]
     listener.see(*refs)

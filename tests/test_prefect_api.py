@@ -113,3 +113,9 @@ def test_how_long_a_run_is_believed_to_be_at_work(kind: str, age: timedelta, at_
     state = {"message": "", "timestamp": (datetime.now(UTC) - age).isoformat()}
     found = Run.of(run(1, state_type=kind, state=state))
     assert found.at_work(timedelta(hours=1)) is at_work
+
+
+def test_a_run_whose_job_variables_give_it_longer_is_believed_longer() -> None:
+    state = {"message": "", "timestamp": (datetime.now(UTC) - timedelta(hours=2)).isoformat()}
+    long = run(1, state_type="RUNNING", state=state, job_variables={"minutes": 180})
+    assert Run.of(long).at_work(timedelta(hours=1))

@@ -1,0 +1,144 @@
+"""What one run may take: memory, time, processes. Looked at from outside: a run that hangs cannot tell.
+
+A run's processes are one session: its own, and whatever it or a library has started.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+MIB = 2**20
+LOOK_SECONDS = 0.5
+MOST_PROCESSES = 64
+"""Of one run. joblib starts as many as there are cores."""
+SHARE_OF_MACHINE = 0.75
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+_WORST_FIRST = Path("/proc/self/oom_score_adj")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`memory`: bytes of all processes together; `seconds`: from start to end."""
+
+    memory: float
+    seconds: float
+    processes: int = MOST_PROCESSES
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A limit that was crossed. `name`: of the state the run ends in; `reason`: in words, with a remedy."""
+
+    name: str
+    reason: str
+
+
+def memory_of_machine() -> int:
+    """Bytes that this machine, or the container, has."""
+    total = psutil.virtual_memory().total
+    try:
+        return min(total, int(_CGROUP.read_text()))
+    except (OSError, ValueError):
+        # No container with a limit ("max"), or no Linux.
+        return total
+
+
+def lead_session() -> None:
+    """In a run's process: its own session, and the first to go where the whole machine lacks memory."""
+    os.setsid()
+    if _WORST_FIRST.exists():
+        _WORST_FIRST.write_text("1000")
+
+
+async def first_excess(pid: int, limits: Limits, ended: asyncio.Future[int]) -> Excess | None:
+    """Watch a run until it ends, or a limit is crossed."""
+    started = time.monotonic()
+    while not (await asyncio.wait([ended], timeout=LOOK_SECONDS))[0]:
+        if excess := await asyncio.to_thread(_excess, pid, limits, time.monotonic() - started):
+            return excess
+    return None
+
+
+def _excess(pid: int, limits: Limits, seconds: float) -> Excess | None:
+    if seconds > limits.seconds:
+        return Excess(
+            "TimedOut",
+            f"ran longer than {limits.seconds / 60:g} minutes and was ended; if it needs more, raise "
+            "DROPFLOW_RUN_MINUTES, or `minutes` among the run's job variables",
+        )
+    members = list(_session(pid))
+    if len(members) > limits.processes:
+        return Excess("TooManyProcesses", f"started more than {limits.processes} processes and was ended")
+    if sum(map(_resident, members)) > limits.memory and sum(map(_proportional, members)) > limits.memory:
+        return Excess(
+            "OutOfMemory",
+            f"took more than {limits.memory / MIB:,.0f} MiB of memory and was ended; if it needs more, raise "
+            "DROPFLOW_RUN_MEMORY_MIB, or `memory_mib` among the run's job variables",
+        )
+    return None
+
+
+def end_session(leader: int) -> None:
+    """Kill what is left of a run's processes, also those that are being started meanwhile."""
+    while left := list(_session(leader)):
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(left, timeout=1)
+
+
+def _session(leader: int) -> Iterator[psutil.Process]:
+    for pid in psutil.pids():
+        try:
+            if os.getsid(pid) == leader and (found := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
+                yield found
+        except (OSError, psutil.NoSuchProcess):
+            continue
+
+
+def _resident(process: psutil.Process) -> int:
+    """Bytes, pages shared with the template included: cheap to ask for."""
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _proportional(process: psutil.Process) -> int:
+    """Bytes, of shared pages the process's part."""
+    try:
+        full = process.memory_full_info()
+    except psutil.NoSuchProcess:
+        return 0
+    return int(getattr(full, "pss", full.rss))
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words, with what it mostly means."""
+    if code >= 0:
+        return f"its process ended with exit code {code}: the worker's log may tell more"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    meaning = _MEANINGS.get(name, "")
+    return f"its process was ended by {name}{meaning and f': {meaning}'}"
+
+
+_MEANINGS = {
+    "SIGSEGV": "a library read memory that is not its own; the file may be made for it, or a library broken",
+    "SIGABRT": "a library gave up; the worker's log may tell more",
+    "SIGBUS": "memory or disk that was not there; is the disk full?",
+    "SIGFPE": "a library divided whole numbers by zero",
+    "SIGILL": "a library is built for another processor",
+    "SIGKILL": "somebody killed it, or the machine lacked memory",
+    "SIGTERM": "somebody ended it",
+}
