@@ -34,7 +34,9 @@ class Settings(BaseModel):
 
     prefect_api_url: str | None = Field(None, description="Prefect API, ending in /api")
     work_pool: str = Field("dropflow", min_length=1)
-    worker_poll_seconds: float = Field(0.5, gt=0, le=60)
+    worker_poll_seconds: float = Field(
+        3, gt=0, le=60, description="runs that are due now are told of at once, and not waited for"
+    )
     worker_limit: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
 
     worker_start: WorkerStart = Field(

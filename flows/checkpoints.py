@@ -26,6 +26,8 @@ from flows import steps
 log = logging.getLogger(__name__)
 
 PREFIX = "_cache/"
+SMALLEST = 2**16
+"""Bytes of a raw object that is worth one; less is computed sooner than the store has answered."""
 LIFETIME = 24 * 3600.0
 """Seconds that a checkpoint is kept."""
 
@@ -38,6 +40,10 @@ class Checkpoints:
     dataset: Dataset
     ref: ObjectRef
     preprocessor: str = ""
+
+    @property
+    def _is_small(self) -> bool:
+        return self.ref.size is not None and self.ref.size < SMALLEST
 
     @property
     def _folder(self) -> str:
@@ -61,7 +67,7 @@ class Checkpoints:
 
     def latest(self) -> tuple[int, pd.DataFrame] | None:
         """How many steps need not be done again, and the frame after them."""
-        if not self.dataset.steps:
+        if not self.dataset.steps or self._is_small:
             return None
         bucket = self.dataset.output_bucket
         try:
@@ -76,7 +82,7 @@ class Checkpoints:
 
     def keep(self, number: int, frame: pd.DataFrame) -> None:
         """Keep the frame after so many steps; what is older than LIFETIME makes room."""
-        if number == 0 or any(isinstance(dtype, pd.SparseDtype) for dtype in frame.dtypes):
+        if number == 0 or self._is_small or any(isinstance(dtype, pd.SparseDtype) for dtype in frame.dtypes):
             return
         bucket = self.dataset.output_bucket
         buffer = io.BytesIO()

@@ -55,8 +55,14 @@ def as_subflow(title: str, function: Callable[..., Any], *arguments: Any) -> Any
     return Flow(part, name=title, flow_run_name=title, persist_result=False)()
 
 
+SHORT = ("check receipt", "reuse", "commit")
+"""Stages that are not worth a task run: one takes longer than any of them."""
+
+
 def as_task(title: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Run one stage as a task run of this title. Raises TransientError when Prefect does not answer."""
+    if title in SHORT:
+        return function(*arguments)
     try:
         return _task(title, function)(*arguments)
     except (httpx.TransportError, PrefectHTTPStatusError) as error:

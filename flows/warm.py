@@ -15,6 +15,7 @@ import sklearn.compose  # noqa: F401
 from botocore import UNSIGNED
 from botocore.config import Config
 
+import flows.execution
 import flows.preprocess
 import flows.train  # noqa: F401
 

@@ -3,9 +3,6 @@
 A stock process worker pays 3 to 6 s of imports a run. Python's forkserver pays them once; a fork
 takes a fraction of a second and is as isolated as any other process. When the code changes, the template
 is made anew; `DROPFLOW_WORKER_START=spawn` does without one.
-
-The only file that leans on Prefect below its documented surface: `prefect.flow_engine`, pinned by
-the version in pyproject.toml.
 """
 
 import asyncio
@@ -42,6 +39,7 @@ from prefect.workers.base import (
 from pydantic import Field
 
 from dropflow.settings import Settings
+from flows.execution import run_flow_run
 from flows.limits import (
     MIB,
     SHARE_OF_MACHINE,
@@ -49,7 +47,6 @@ from flows.limits import (
     end_session,
     first_excess,
     how_it_ended,
-    lead_session,
     memory_of_machine,
 )
 from flows.template import Template, exit_code
@@ -178,18 +175,6 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
                 await anyio.sleep(0.1)
             return
         os.kill(pid, signal.SIGKILL)
-
-
-def run_flow_run(flow_run_id: UUID, environment: dict[str, str]) -> None:
-    """In the forked process: do what `prefect flow-run execute` does, without its start-up."""
-    from prefect.engine import handle_engine_signals
-    from prefect.flow_engine import load_flow_and_flow_run, run_flow
-
-    lead_session()
-    os.environ.update(environment)
-    with handle_engine_signals(flow_run_id):
-        flow_run, flow = load_flow_and_flow_run(flow_run_id)
-        run_flow(flow, flow_run=flow_run)
 
 
 def run_worker(settings: Settings) -> None:

@@ -6,6 +6,7 @@ which Prefect takes for the same event.
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -20,6 +21,8 @@ from dropflow.objects import ObjectRef
 SUPERSEDED = "overwritten before it was prepared"
 SIZES = (500, 100, 10, 1)
 """Objects in a first, second, … delivery: one that kills its run is alone in the end."""
+FEWEST = 25
+"""Objects that are not divided among deliveries: a run of its own would cost more than it saves."""
 MOST_KEY_BYTES = 200_000
 """Of one delivery's keys: Prefect refuses run parameters over 512 KiB."""
 HOLD_BATCH, OVERLAP = 1000, timedelta(seconds=10)
@@ -49,7 +52,7 @@ class Outbox:
             if first is None:
                 return None
             alike = sa.and_(objects.c.deliveries == first.deliveries, objects.c.force == first.force)
-            size = SIZES[min(first.deliveries, len(SIZES) - 1)]
+            size = _share(db, ordered, most_in_flight, SIZES[min(first.deliveries, len(SIZES) - 1)])
             found = [entry(row) for row in db.execute(ordered.where(alike).limit(size).with_for_update())]
             chosen = _fitting(self._without_superseded(db, found))
             if not chosen:
@@ -233,6 +236,13 @@ class Outbox:
         with self._database.read() as db:
             posted, again = db.execute(query).one()
         return posted, again
+
+
+def _share(db: sa.Connection, waiting: sa.Select[Any], runs: int, most: int) -> int:
+    """How many of those that wait leave together: leaving as many to each other run keeps all cores busy."""
+    some = waiting.with_only_columns(objects.c.id).limit(runs * most).subquery()
+    number = db.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
+    return min(most, max(FEWEST, -(-number // runs)))
 
 
 def _waiting(dataset: str, moment: datetime) -> sa.ColumnElement[bool]:

@@ -1,0 +1,47 @@
+"""What a run's process does: `prefect flow-run execute` without its start-up, and without what we need not.
+
+The only file that leans on Prefect below its documented surface: `prefect.flow_engine`, pinned by the
+version in pyproject.toml.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from flows.limits import lead_session
+
+LONG = ("train",)
+"""Flows whose runs are long enough to be suspended from the UI."""
+
+
+def run_flow_run(flow_run_id: UUID, environment: dict[str, str]) -> None:
+    """In the forked process: load the flow and run it to its end."""
+    # Imported by the template; the worker, which names this function, does without.
+    from prefect import flow_engine
+    from prefect.engine import handle_engine_signals
+
+    lead_session()
+    os.environ.update(environment)
+    with handle_engine_signals(flow_run_id):
+        flow_run, flow = flow_engine.load_flow_and_flow_run(flow_run_id)
+        _do_without(flow_engine, "_send_heartbeats")
+        if flow.name not in LONG:
+            _do_without(flow_engine, "observe_flow_run_suspension")
+        flow_engine.run_flow(flow, flow_run=flow_run)
+
+
+def _do_without(engine: Any, name: str) -> None:
+    """Replace one of the engine's contexts by none: 0.3 and 0.5 s a run.
+
+    The heartbeat's thread sleeps by the second, and a run waits for it at its end; ours are looked after
+    by their process. To listen for a wish to suspend it, a run opens a websocket first.
+    """
+    assert callable(getattr(engine, name))
+    setattr(engine, name, _nothing)
+
+
+@contextmanager
+def _nothing(*_: object) -> Iterator[None]:
+    yield
