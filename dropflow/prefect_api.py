@@ -101,7 +101,7 @@ class Run:
             message=state.get("message") or "",
             expected=expected,
             since=datetime.fromisoformat(state["timestamp"]) if state.get("timestamp") else expected,
-            minutes=float((run.get("job_variables") or {}).get("minutes") or 0),
+            minutes=_minutes((run.get("job_variables") or {}).get("minutes")),
         )
 
     @property
@@ -120,6 +120,11 @@ class Run:
         return not self.ended and (
             self.type not in longest or datetime.now(UTC) - self.since < longest[self.type]
         )
+
+
+def _minutes(value: object) -> float:
+    """What somebody has written into a form: a week at most."""
+    return min(float(value), 7 * 24 * 60.0) if isinstance(value, int | float) and value > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

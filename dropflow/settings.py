@@ -46,6 +46,10 @@ class Settings(BaseModel):
         None, gt=0, description="a run that takes more is ended [three quarters of the machine's memory]"
     )
 
+    large_file_mib: float = Field(
+        256, gt=0, description="larger CSV files are prepared part by part, in bounded memory"
+    )
+
     listen_stream: bool = Field(default=True, description="follow MinIO's notification stream")
     webhook_host: str = "127.0.0.1"
     webhook_port: int | None = Field(None, ge=1, le=65535, description="None: no webhook")

@@ -146,13 +146,13 @@ class ObjectStore:
         self,
         bucket: str,
         key: str,
-        body: bytes,
+        body: bytes | Path,
         content_type: str,
         *,
         metadata: dict[str, str] | None = None,
         instead_of: str | None = None,
     ) -> ObjectRef:
-        """Write an object whole: readers see all of it or none.
+        """Write an object whole: readers see all of it or none. A file is sent as it is read.
 
         `instead_of` is the etag it may replace, or ABSENT; raises AlreadyExistsError when something else
         is there. A retry after a lost answer can meet its own first attempt: the caller compares.
@@ -160,12 +160,12 @@ class ObjectStore:
         condition: dict[str, Any] = {}
         if instead_of is not None:
             condition = {"IfNoneMatch": "*"} if instead_of == ABSENT else {"IfMatch": f'"{instead_of}"'}
-        with _errors(f"put s3://{bucket}/{key}"):
+        with _errors(f"put s3://{bucket}/{key}"), _opened(body) as content:
             try:
                 done = self.client.put_object(
                     Bucket=bucket,
                     Key=key,
-                    Body=body,
+                    Body=content,
                     ContentType=content_type,
                     Metadata=metadata or {},
                     **condition,
@@ -175,7 +175,8 @@ class ObjectStore:
                 if "IfMatch" in condition and error.response.get("Error", {}).get("Code") in _MISSING:
                     raise AlreadyExistsError(f"put s3://{bucket}/{key}: it was deleted meanwhile") from error
                 raise
-        return ObjectRef(bucket, key, _etag(done), len(body), done.get("VersionId"))
+        size = body.stat().st_size if isinstance(body, Path) else len(body)
+        return ObjectRef(bucket, key, _etag(done), size, done.get("VersionId"))
 
     @retry
     def delete(self, bucket: str, key: str) -> None:
@@ -235,6 +236,15 @@ class ObjectStore:
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") not in _OWNED:
                     raise
+
+
+@contextmanager
+def _opened(body: bytes | Path) -> Iterator[bytes | IO[bytes]]:
+    if isinstance(body, Path):
+        with body.open("rb") as file:
+            yield file
+    else:
+        yield body
 
 
 def _chunks(body: Any, url: str) -> Generator[bytes, None, None]:

@@ -75,7 +75,7 @@ class Checkpoints:
             for number in range(len(self.dataset.steps), 0, -1):
                 if there and self._key(number) in there:
                     content = self.store.get(bucket, self._key(number))[1]
-                    return number, _restored(pd.read_parquet(io.BytesIO(content)))
+                    return number, restored(pd.read_parquet(io.BytesIO(content)))
         except (DropflowError, pa.ArrowException, ValueError) as error:
             log.warning("checkpoint of %s: %s; computing again", self.ref.url, error)
         return None
@@ -102,7 +102,7 @@ class Checkpoints:
                 self.store.delete(bucket, ref.key)
 
 
-def _restored(frame: pd.DataFrame) -> pd.DataFrame:
+def restored(frame: pd.DataFrame) -> pd.DataFrame:
     """Text as plain objects with NaN for gaps, as the steps know it."""
     texts = [
         name for name, dtype in frame.dtypes.items() if dtype.kind == "O" or isinstance(dtype, pd.StringDtype)

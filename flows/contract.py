@@ -26,13 +26,15 @@ class Problem:
     shown: bool
     """Whether the value says more than that it is missing."""
 
-    def told(self, series: pd.Series) -> str:
-        """The problem with the first bad value and its row."""
+    def told(self, series: pd.Series, first_row: int = 0) -> str:
+        """The problem with the first bad value and its row; `first_row`: the place of the series' first."""
         count = int(self.rows.sum())
         first = int(self.rows.to_numpy().argmax())
         value = f" {printable(repr(series.iloc[[first]].tolist()[0]), 40)}" if self.shown else ""
         others = f" (and {count - 1:,} more rows)" if count > 1 else ""
-        return f"column {self.column}: the value{value} in data row {first + 1} {self.what}{others}"
+        return (
+            f"column {self.column}: the value{value} in data row {first_row + first + 1} {self.what}{others}"
+        )
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,20 @@ def validate(frame: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
 
 
 def check(
-    frame: pd.DataFrame, dataset: Dataset, *, max_share: float | None = None, serving: bool = False
+    frame: pd.DataFrame,
+    dataset: Dataset,
+    *,
+    max_share: float | None = None,
+    serving: bool = False,
+    first_row: int | None = None,
 ) -> Checked:
     """The columns of the contract (and kept unknown ones), parsed, order as in the file.
 
     Shape (rows, columns) in: any; out: the good rows and the bad ones. Raises RejectedError when columns
     are missing or unknown against the dataset's will, or more than `max_share` of the rows are bad
     (default: the dataset's). Each problem is told with column, count and the first data row (the header
-    is row 0). `serving`: the target may be missing.
+    is row 0). `serving`: the target may be missing. `first_row`: the frame is a part of a file, of which
+    all rows may be bad, and this the place of its first one from 0.
     """
     share = dataset.quarantine.max_share if max_share is None else max_share
     parsed = _with_columns(frame.reset_index(drop=True), dataset, serving=serving)
@@ -76,12 +84,12 @@ def check(
     bad = np.zeros(len(parsed), dtype=bool)
     for problem in problems:
         bad |= problem.rows.to_numpy()
-    if bad.any() and (bad.sum() > share * len(parsed) or bad.all()):
+    if first_row is None and bad.any() and (bad.sum() > share * len(parsed) or bad.all()):
         raise RejectedError(_told(problems, raw, int(bad.sum()), share))
     if not bad.any():
         return Checked(parsed, raw[:0])
     reasons = {f"column {p.column}: {p.what}": int(p.rows.sum()) for p in problems}
-    examples = {f"column {p.column}: {p.what}": p.told(raw[p.column]) for p in problems}
+    examples = {f"column {p.column}: {p.what}": p.told(raw[p.column], first_row or 0) for p in problems}
     return Checked(parsed[~bad], _set_aside(raw, bad, problems), reasons, examples)
 
 

@@ -41,17 +41,17 @@ def encode(frame: pd.DataFrame, output: Output) -> bytes:
     return buffer.getvalue()
 
 
-def to_readable_csv(frame: pd.DataFrame) -> bytes:
+def to_readable_csv(frame: pd.DataFrame, *, header: bool = True) -> bytes:
     """For people, who open it in a spreadsheet: text that would run as a formula gets a ' in front."""
     safe = {str(name): frame[name].map(_harmless, na_action="ignore") for name in _texts(frame)}
-    return _to_csv(frame.assign(**safe).rename(columns=_harmless))
+    return _to_csv(frame.assign(**safe).rename(columns=_harmless), header=header)
 
 
-def _to_csv(frame: pd.DataFrame) -> bytes:
+def _to_csv(frame: pd.DataFrame, *, header: bool = True) -> bytes:
     # The csv module quotes the characters of the line end it writes only: a lone CR would end a row.
     returns = any(frame[name].astype(str).str.contains("\r", regex=False).any() for name in _texts(frame))
     returns |= any("\r" in str(name) for name in frame.columns)
-    return frame.to_csv(index=False, lineterminator="\r\n" if returns else "\n").encode()
+    return frame.to_csv(index=False, header=header, lineterminator="\r\n" if returns else "\n").encode()
 
 
 def _texts(frame: pd.DataFrame) -> list[str]:

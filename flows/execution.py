@@ -5,6 +5,7 @@ version in pyproject.toml.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ def run_flow_run(flow_run_id: UUID, environment: dict[str, str]) -> None:
 
     lead_session()
     os.environ.update(environment)
+    tempfile.tempdir = None  # the template may have asked for it, and it is the run's own
     with handle_engine_signals(flow_run_id):
         flow_run, flow = flow_engine.load_flow_and_flow_run(flow_run_id)
         _do_without(flow_engine, "_send_heartbeats")

@@ -18,6 +18,7 @@ LOOK_SECONDS = 0.5
 MOST_PROCESSES = 64
 """Of one run. joblib starts as many as there are cores."""
 SHARE_OF_MACHINE = 0.75
+MOST_TRIES = 10
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 _WORST_FIRST = Path("/proc/self/oom_score_adj")
 
@@ -85,12 +86,18 @@ def _excess(pid: int, limits: Limits, seconds: float) -> Excess | None:
 
 
 def end_session(leader: int) -> None:
-    """Kill what is left of a run's processes, also those that are being started meanwhile."""
-    while left := list(_session(leader)):
+    """Kill what is left of a run's processes, also those that are being started meanwhile.
+
+    One that the kernel does not let go of (waiting for a disk, for example) is left to it.
+    """
+    for _ in range(MOST_TRIES):
+        left = [*_session(leader), *_alive(leader)]
+        if not left:
+            return
         for process in left:
             try:
                 process.kill()
-            except psutil.NoSuchProcess:
+            except psutil.Error:
                 continue
         psutil.wait_procs(left, timeout=1)
 
@@ -98,17 +105,26 @@ def end_session(leader: int) -> None:
 def _session(leader: int) -> Iterator[psutil.Process]:
     for pid in psutil.pids():
         try:
-            if os.getsid(pid) == leader and (found := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
-                yield found
-        except (OSError, psutil.NoSuchProcess):
+            if os.getsid(pid) == leader:
+                yield from _alive(pid)
+        except OSError:
             continue
+
+
+def _alive(pid: int) -> Iterator[psutil.Process]:
+    """The process, unless it has ended."""
+    try:
+        if (found := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
+            yield found
+    except psutil.Error:
+        return
 
 
 def _resident(process: psutil.Process) -> int:
     """Bytes, pages shared with the template included: cheap to ask for."""
     try:
         return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return 0
 
 
@@ -116,7 +132,7 @@ def _proportional(process: psutil.Process) -> int:
     """Bytes, of shared pages the process's part."""
     try:
         full = process.memory_full_info()
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return 0
     return int(getattr(full, "pss", full.rss))
 

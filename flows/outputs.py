@@ -5,6 +5,7 @@ make one output. So a write names what it replaces, and the raw object is looked
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -34,7 +35,7 @@ def publish(
     ref: ObjectRef,
     fingerprint: str,
     run_id: str,
-    body: bytes,
+    body: bytes | Path,
     force: bool,
 ) -> ObjectRef | None:
     """Write the output in one PUT; the output as it is there now.
@@ -89,13 +90,17 @@ class Companions:
         """Store the bad rows as CSV; the key, or "" when there is none."""
         if bad.empty:
             return ""
-        return self._put(QUARANTINE, "csv", to_readable_csv(bad), "text/csv; charset=utf-8")
+        return self.quarantine_csv(to_readable_csv(bad))
+
+    def quarantine_csv(self, body: bytes | Path) -> str:
+        """Store the bad rows, as CSV already; the key."""
+        return self._put(QUARANTINE, "csv", body, "text/csv; charset=utf-8")
 
     def report(self, quality: Quality) -> str:
         """Store the quality report as HTML; the key."""
         return self._put(REPORTS, "html", to_html(quality).encode(), "text/html; charset=utf-8")
 
-    def _put(self, prefix: str, ending: str, body: bytes, kind: str) -> str:
+    def _put(self, prefix: str, ending: str, body: bytes | Path, kind: str) -> str:
         key = companion_key(prefix, self.dataset, self.ref, self.fingerprint, ending)
         self.store.put(self.dataset.output_bucket, key, body, kind)
         return key

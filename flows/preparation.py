@@ -3,7 +3,10 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pandas as pd
@@ -16,9 +19,11 @@ from dropflow.receipts import Receipt, commit_receipt, standing_receipt
 from dropflow.storage import ObjectStore
 from flows import steps
 from flows.encoding import encode
+from flows.outofcore import Done, OutOfCore, why_not
 from flows.outputs import Companions, publish, remove_orphan
 from flows.preprocessors import Preprocessor, save
 from flows.quality import Quality, Quarantined, profile
+from flows.reading import can_be_streamed
 from flows.reference import Reference
 from flows.transformation import Stage, Transformation, Transformed
 
@@ -54,6 +59,8 @@ class Preparation:
     force: bool = False
     refit: bool = False
     orphan_seconds: float = 600
+    large_bytes: float = float("inf")
+    """A larger object is prepared part by part, where that can be."""
     stage: Stage = plainly
     told: Callable[[Quality, str], None] = nobody
     log: logging.Logger | logging.LoggerAdapter[logging.Logger] = field(
@@ -98,8 +105,11 @@ class Preparation:
             return "rejected", _told(known), 0
         done: dict[str, Any] | None
         try:
-            ref, content = self.stage("read", read, self.store, ref)
-            done = self._make(ref, content, fingerprint, preprocessor)
+            if self._is_large(ref, preprocessor):
+                done = self._make_large(ref, fingerprint, preprocessor)
+            else:
+                ref, content = self.stage("read", read, self.store, ref)
+                done = self._make(ref, content, fingerprint, preprocessor)
         except RejectedError as error:
             remove_orphan(self.store, self.dataset, key, self.orphan_seconds)
             done = {"fate": "rejected", "reason": str(error)}
@@ -178,6 +188,68 @@ class Preparation:
             "steps": made.steps,
         }
 
+    def _is_large(self, ref: ObjectRef, preprocessor: Preprocessor | None) -> bool:
+        """Whether the object is to be prepared part by part. Says why not where it should."""
+        if (ref.size or 0) <= self.large_bytes:
+            return False
+        reason = why_not(self.dataset, preprocessor is not None) or why_not_csv(self.store, ref, self.dataset)
+        if reason:
+            self.log.warning("%s is large, and prepared in memory as a whole: %s", ref.url, reason)
+        return not reason
+
+    def _make_large(
+        self, ref: ObjectRef, fingerprint: str, preprocessor: Preprocessor | None
+    ) -> dict[str, Any] | None:
+        """As `_make`, with what is in between on disk."""
+        started = time.perf_counter()
+        with TemporaryDirectory(prefix="dropflow-") as folder:
+            work = OutOfCore(self.dataset, Path(folder), self.log.info)
+            fitted = preprocessor.steps if preprocessor else None
+            ref, made = self.stage("prepare part by part", prepare_parts, self.store, ref, work, fitted)
+            target = (self.store, self.dataset, ref, fingerprint, self.run_id)
+            output = self.stage("write", publish, *target, made.output, self.force)
+            if output is None:
+                return None
+            companions = Companions(self.store, self.dataset, ref, fingerprint)
+            spool = made.spool
+            quality = Quality(
+                dataset=self.dataset.name,
+                url=ref.url,
+                output_url=output.url,
+                run_id=self.run_id,
+                rows_in=spool.rows,
+                rows_out=made.rows,
+                quarantined=tuple(
+                    Quarantined(reason, rows, spool.examples[reason])
+                    for reason, rows in spool.reasons.items()
+                ),
+                filtered=spool.good_rows - made.rows,
+                before=made.before,
+                after=made.after,
+                steps=made.steps,
+                warnings=made.warnings,
+                preprocessor=preprocessor.card.label if preprocessor else "",
+                seconds=time.perf_counter() - started,
+            )
+            quarantine_key = companions.quarantine_csv(spool.quarantine) if spool.quarantine else ""
+        report_key = self.stage("report", companions.report, quality)
+        self.told(quality, f"s3://{self.dataset.output_bucket}/{report_key}")
+        return {
+            "fate": "processed",
+            "output_bucket": output.bucket,
+            "output_key": output.key,
+            "output_etag": output.etag,
+            "rows_in": quality.rows_in,
+            "rows_out": quality.rows_out,
+            "quarantined": spool.bad_rows,
+            "filtered": quality.filtered,
+            "quarantine_key": quarantine_key,
+            "report_key": report_key,
+            "preprocessor": quality.preprocessor,
+            "warnings": quality.warnings,
+            "steps": quality.steps,
+        }
+
     def _quality(
         self,
         ref: ObjectRef,
@@ -225,6 +297,25 @@ def check_receipt(
 def read(store: ObjectStore, ref: ObjectRef) -> tuple[ObjectRef, bytes]:
     """Read an object; the reference returned is of the bytes read, should it be overwritten now."""
     return store.get(ref.bucket, ref.key)
+
+
+def why_not_csv(store: ObjectStore, ref: ObjectRef, dataset: Dataset) -> str:
+    """Why the object cannot be read in parts; "" where it can."""
+    _, chunks = store.stream(ref.bucket, ref.key)
+    with closing(chunks):
+        beginning = next(chunks, b"")
+    return (
+        "" if can_be_streamed(beginning, ref.key, dataset.read) else "it is no plain CSV in UTF-8 or 8 bits"
+    )
+
+
+def prepare_parts(
+    store: ObjectStore, ref: ObjectRef, work: OutOfCore, fitted: tuple[Any, ...] | None
+) -> tuple[ObjectRef, Done]:
+    """Prepare an object part by part; the reference returned is of the bytes read."""
+    ref, chunks = store.stream(ref.bucket, ref.key)
+    with closing(chunks):
+        return ref, work.prepare(chunks, ref.size or 0, fitted)
 
 
 def write(

@@ -103,7 +103,13 @@ def preprocess(
         return Failed(name=STATE_NAMES["interrupted"], message=str(error))
     _tag(recipe, keys)
     log = get_run_logger()
-    options = {"force": force, "refit": refit, "orphan_seconds": settings.orphan_seconds, "log": log}
+    options = {
+        "force": force,
+        "refit": refit,
+        "orphan_seconds": settings.orphan_seconds,
+        "large_bytes": settings.large_file_mib * 2**20,
+        "log": log,
+    }
     run_id = str(runtime.flow_run.id)
     if len(keys) <= MOST_SHOWN:
         shown = Preparation(store, recipe, run_id, stage=as_task, told=show_quality, **options)  # type: ignore[arg-type]

@@ -4,7 +4,8 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -71,7 +72,11 @@ def recipe_id(dataset: Dataset) -> str:
 @cache
 def code(prepare: str | None) -> str:
     """The source of all that prepares a frame, the dataset's own function included."""
-    modules: list[Any] = [contract, splitting, transformers, encoding, sys.modules[__name__]]
+    # Imported here: they build on this module.
+    from flows import learners, outofcore, pruning
+
+    own = sys.modules[__name__]
+    modules: list[Any] = [contract, splitting, transformers, encoding, learners, outofcore, pruning, own]
     if prepare:
         modules.append(sys.modules[own_function(prepare).__module__])
     return reading.source() + "".join(inspect.getsource(module) for module in modules)
@@ -167,33 +172,42 @@ def apply(
     dataset: Dataset,
     learn_from: pd.Index | None = None,
     fitted: Any = None,
+    *,
+    is_part: bool = False,
 ) -> tuple[pd.DataFrame, Any, str]:
     """Fit one step on the rows `learn_from` (all, if None) unless it is `fitted`, and apply it to all.
 
     Returns the new frame (the same rows, but for a filter; columns in their old order), the fitted
     transformer, and what was done in words. Raises RejectedError where the data leaves the step nothing
-    to work on.
+    to work on; of a part of a file, no row need be left.
     """
-    _check_size(frame, step)
-    try:
+    check_size(frame, step)
+    with fitting(step):
         if fitted is None:
             fitted = _fit(frame, step, dataset, learn_from)
         with np.errstate(over="ignore"):
             result: pd.DataFrame = fitted.transform(frame)
-    except (ValueError, TypeError, OverflowError, KeyError) as error:
-        reason = printable(str(error).splitlines()[0] if str(error) else repr(error), 200)
-        raise RejectedError(f"step {step.kind} does not fit the data: {reason}") from error
-    if result.empty and not frame.empty:
+    if result.empty and not frame.empty and not is_part:
         raise RejectedError(f"step {title(step)} leaves none of the {len(frame):,} rows")
     _check_finite(frame, result, step)
     return result, fitted, describe(step, frame, result)
+
+
+@contextmanager
+def fitting(step: Step) -> Iterator[None]:
+    """What a transformer says of the data, as a RejectedError that names the step."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError, KeyError) as error:
+        reason = printable(str(error).splitlines()[0] if str(error) else repr(error), 200)
+        raise RejectedError(f"step {step.kind} does not fit the data: {reason}") from error
 
 
 LARGEST_SQUARED, LARGEST_ADDED = 1e150, 1e300
 """Numbers beyond them overflow where they are squared, as every variance does, or added up."""
 
 
-def _check_size(frame: pd.DataFrame, step: Step) -> None:
+def check_size(frame: pd.DataFrame, step: Step) -> None:
     """Raises RejectedError where numbers are too large to be reckoned with."""
     limits = {name: LARGEST_ADDED for name, way in (step.impute or {}).items() if way in ("mean", "median")}
     limits |= {name: LARGEST_SQUARED for name, way in (step.impute or {}).items() if way == "knn"}
@@ -232,13 +246,13 @@ def _fit(frame: pd.DataFrame, step: Step, dataset: Dataset, learn_from: pd.Index
             raise RejectedError(f"column {column} has no value at all: nothing to {step.kind}")
     target = None
     if dataset.target and dataset.target in rows.columns:
-        rows = rows[rows[dataset.target].notna()] if _needs_target(step) else rows
+        rows = rows[rows[dataset.target].notna()] if needs_target(step) else rows
         target = rows[dataset.target]
     with np.errstate(all="ignore"):
         return build(step, dataset).fit(rows, target)
 
 
-def _needs_target(step: Step) -> bool:
+def needs_target(step: Step) -> bool:
     return bool(step.select) or "target" in (step.encode or {}).values()
 
 

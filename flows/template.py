@@ -35,6 +35,7 @@ class Template:
         self._spawn = multiprocessing.get_context("spawn")
         self._start: WorkerStart = start
         self._code = _code()
+        self._forked: list[BaseProcess] = []
 
     def warm_up(self) -> None:
         """Have everything imported, before the first run asks for it."""
@@ -46,14 +47,22 @@ class Template:
     def start(self, target: Callable[..., None], *arguments: Any) -> BaseProcess:
         """Start a process; blocks until it is there."""
         with _children:
-            if self._start == "fork" and (code := _code()) != self._code and not _at_work():
-                _end_forkserver()
-                self._code = code
-            is_fresh = self._start == "fork" and self._code == _code()
-            context = self._forkserver if is_fresh else self._spawn
-            process = context.Process(target=target, args=arguments)
+            if self._start == "fork" and self._is_fresh():
+                process: BaseProcess = self._forkserver.Process(target=target, args=arguments)
+                self._forked.append(process)
+            else:
+                process = self._spawn.Process(target=target, args=arguments)
             process.start()
         return process
+
+    def _is_fresh(self) -> bool:
+        """Whether the template's code is the one that is there; it is made so where none of it is at work."""
+        self._forked = [process for process in self._forked if process.is_alive()]
+        code = _code()
+        if code != self._code and not self._forked:
+            _end_forkserver()
+            self._code = code
+        return code == self._code
 
 
 async def exit_code(process: BaseProcess) -> int:
@@ -71,10 +80,6 @@ async def exit_code(process: BaseProcess) -> int:
     return process.exitcode
 
 
-def _at_work() -> bool:
-    return bool(multiprocessing.active_children())
-
-
 def _code() -> dict[str, int]:
     """When each file of ours, and the folder of the libraries, was changed."""
     files = [path for package in CODE for path in (PROJECT / package).rglob("*.py")]
@@ -90,7 +95,14 @@ def _code() -> dict[str, int]:
 def _end_forkserver() -> None:
     """The next process that is started starts another one: `multiprocessing` looks whether it lives."""
     for child in psutil.Process().children():
-        if any("multiprocessing.forkserver" in part for part in child.cmdline()):
+        if any("multiprocessing.forkserver" in part for part in _command(child)):
             os.kill(child.pid, signal.SIGKILL)
             # Not reaped: that is left to `multiprocessing`.
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import infer_dtype
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_selection import f_classif, f_regression, mutual_info_classif, mutual_info_regression
@@ -193,7 +194,7 @@ def to_texts(series: pd.Series) -> pd.Series:
     A value's text does not depend on the others: a whole number has no fraction, whatever its type.
     """
     texts = series.astype(object)
-    if not isinstance(series.dtype, pd.StringDtype):
+    if not isinstance(series.dtype, pd.StringDtype) and infer_dtype(texts, skipna=True) != "string":
         texts = texts.map(_to_text, na_action="ignore")
     return texts.where(series.notna(), np.nan).astype(object)
 

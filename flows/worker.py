@@ -8,10 +8,11 @@ is made anew; `DROPFLOW_WORKER_START=spawn` does without one.
 import asyncio
 import itertools
 import logging
-import multiprocessing
 import os
 import signal
 import socket
+from multiprocessing.process import BaseProcess
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -43,6 +44,7 @@ from flows.execution import run_flow_run
 from flows.limits import (
     MIB,
     SHARE_OF_MACHINE,
+    Excess,
     Limits,
     end_session,
     first_excess,
@@ -101,6 +103,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
         self._polling = asyncio.Lock()
         self._settings = settings
         self._template = Template(settings.worker_start)
+        self._at_work: set[int] = set()
 
     def warm_up(self) -> None:
         """Start the template process and wait until its imports are done."""
@@ -128,26 +131,37 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
     ) -> WarmWorkerResult:
         """Fork, run, wait. One that does not end well by itself is a crashed run, which says why."""
         environment = {name: value for name, value in configuration.env.items() if value is not None}
-        process = await asyncio.to_thread(self._template.start, run_flow_run, flow_run.id, environment)
-        assert process.pid is not None
-        if task_status:
-            task_status.started(process.pid)
-        ended = asyncio.ensure_future(exit_code(process))
-        try:
-            excess = await first_excess(process.pid, configuration.limits(self._settings), ended)
-            # Also what it has left behind; the exit code comes once its own process has gone.
-            await asyncio.to_thread(end_session, process.pid)
-            code = await ended
-        except asyncio.CancelledError:
-            # The worker is being stopped: the run may tell Prefect itself.
-            process.terminate()
-            ended.cancel()
-            raise
+        with TemporaryDirectory(prefix="dropflow-run-", ignore_cleanup_errors=True) as folder:
+            environment["TMPDIR"] = folder
+            process = await asyncio.to_thread(self._template.start, run_flow_run, flow_run.id, environment)
+            assert process.pid is not None
+            self._at_work.add(process.pid)
+            if task_status:
+                task_status.started(process.pid)
+            try:
+                code, excess = await self._watched(process, configuration.limits(self._settings))
+            finally:
+                self._at_work.discard(process.pid)
         if excess:
             await self._report(flow_run, Crashed(name=excess.name, message=excess.reason))
         elif code:
             await self._report(flow_run, Crashed(message=how_it_ended(code)))
         return WarmWorkerResult(status_code=code, identifier=str(process.pid))
+
+    async def _watched(self, process: BaseProcess, limits: Limits) -> tuple[int, Excess | None]:
+        """The exit code of a run's process, and the limit it has crossed."""
+        assert process.pid is not None
+        ended = asyncio.ensure_future(exit_code(process))
+        try:
+            excess = await first_excess(process.pid, limits, ended)
+            # Also what it has left behind; the exit code comes once its own process has gone.
+            await asyncio.to_thread(end_session, process.pid)
+            return await ended, excess
+        except BaseException:
+            # The worker is being stopped, or cannot watch: the run may tell Prefect itself.
+            process.terminate()
+            ended.cancel()
+            raise
 
     async def _report(self, flow_run: FlowRun, crashed: State[Any]) -> None:
         """Say why. A run that has told of its own end, or was cancelled, is left as it is."""
@@ -167,11 +181,11 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
         Raises InfrastructureNotFound when it has ended already.
         """
         pid = int(infrastructure_pid)
-        if not any(child.pid == pid for child in multiprocessing.active_children()):
+        if pid not in self._at_work:
             raise InfrastructureNotFound(f"process {pid} is none of this worker's")
         os.kill(pid, signal.SIGTERM)
         with anyio.move_on_after(grace_seconds):
-            while any(child.pid == pid for child in multiprocessing.active_children()):
+            while pid in self._at_work:
                 await anyio.sleep(0.1)
             return
         os.kill(pid, signal.SIGKILL)

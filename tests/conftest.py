@@ -168,6 +168,7 @@ def running() -> Iterator[Running]:
     with smtp_server() as (mailbox, url):
         (data_dir / ".env").write_text(
             "DROPFLOW_SWEEP_SECONDS=5\nDROPFLOW_RECEIPT_SECONDS=8\nDROPFLOW_ORPHAN_SECONDS=5\n"
+            "DROPFLOW_LARGE_FILE_MIB=2\n"
         )
         settings = load_settings(data_dir, env_file=data_dir / ".env")
         with Stack(settings) as stack:

@@ -1,13 +1,14 @@
 """An object store in memory with the same face as `ObjectStore`: for tests that make millions of moves."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import md5
+from pathlib import Path
 
 from dropflow.errors import AlreadyExistsError, ObjectMissingError
 from dropflow.objects import ObjectRef
-from dropflow.storage import ABSENT, Stat
+from dropflow.storage import ABSENT, CHUNK, Stat
 
 
 @dataclass
@@ -43,11 +44,16 @@ class MemoryStore:
         stored = self._stored(bucket, key)
         return stored.ref, stored.body
 
+    def stream(self, bucket: str, key: str) -> tuple[ObjectRef, Generator[bytes, None, None]]:
+        stored = self._stored(bucket, key)
+        pieces = (stored.body[at : at + CHUNK] for at in range(0, len(stored.body), CHUNK))
+        return stored.ref, pieces
+
     def put(
         self,
         bucket: str,
         key: str,
-        body: bytes,
+        body: bytes | Path,
         _content_type: str,
         *,
         metadata: dict[str, str] | None = None,
@@ -56,6 +62,7 @@ class MemoryStore:
         there = self.buckets[bucket].get(key)
         if (instead_of == ABSENT and there) or instead_of not in (None, ABSENT, there and there.ref.etag):
             raise AlreadyExistsError(f"put s3://{bucket}/{key}")
+        body = body.read_bytes() if isinstance(body, Path) else body
         etag = md5(body, usedforsecurity=False).hexdigest()
         ref = ObjectRef(bucket, key, etag, len(body), modified=datetime.now(UTC))
         self.buckets[bucket][key] = Stored(body, ref, metadata or {})

@@ -1,11 +1,13 @@
-"""On the real stack: a run that takes too much is ended and says why; nobody else notices."""
+"""On the real stack: what takes too much is ended and says why; what is large is taken part by part."""
 
+import io
 import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import misbehaving
+import pandas as pd
 import psutil
 import pytest
 from conftest import Running, wait_until
@@ -87,3 +89,21 @@ def test_what_a_run_leaves_behind_ends_with_it(running: Running) -> None:
     run = started(running, misbehaving.leave_processes_behind, {}, name=name)
     assert state_of(running, run)["type"] == "COMPLETED"
     assert not [p for p in psutil.process_iter(["cmdline"]) if name in (p.info["cmdline"] or ())]
+
+
+def test_a_large_file_is_prepared_part_by_part(running: Running) -> None:
+    drop = running.put("churn/large.csv", churn_csv(rows=50_000, seed=62))
+    receipt = running.outcome(drop).receipt
+    assert receipt
+    assert (receipt.rows_in, receipt.rows_out) == (50_000, 50_000)
+    assert all(step.detail.endswith("part by part") for step in receipt.steps)
+    body = running.store.get(receipt.output_bucket, receipt.output_key)[1]
+    output = pd.read_parquet(io.BytesIO(body))
+    assert len(output) == 50_000
+    assert abs(output["Age"].mean()) < 1e-9
+    titles = {run["name"] for run in running.api("POST", "/task_runs/filter", json=_of(receipt.flow_run_id))}
+    assert {"prepare part by part", "write", "report"} <= titles
+
+
+def _of(run: str) -> dict[str, Any]:
+    return {"flow_runs": {"id": {"any_": [run]}}}

@@ -79,6 +79,15 @@ def read(content: bytes, name: str, reading: Reading, numbers: Collection[str]) 
     return frame
 
 
+def can_be_streamed(beginning: bytes, name: str, reading: Reading) -> bool:
+    """Whether `stream` can read a file of this name that begins so."""
+    kind = _by_ending(name, "") if reading.format == "auto" else reading.format
+    return kind == "csv" and delimited.can_be_streamed(beginning, reading)
+
+
+stream = delimited.stream
+
+
 def read_csv(content: bytes, numbers: Collection[str]) -> pd.DataFrame:
     """Parse a comma-separated UTF-8 file with a header row; columns not in `numbers` stay text.
 

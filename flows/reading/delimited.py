@@ -5,7 +5,9 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 
@@ -13,47 +15,133 @@ from dropflow.errors import RejectedError
 from dropflow.formats import Reading
 from dropflow.objects import printable
 from flows.reading.columns import CELL_BYTES, NO_NUMBER, named_columns
+from flows.reading.signatures import NO_TEXT, WIDE
 from flows.reading.text import utf8
 
 _SNIFFED_ROWS = 20
+MOST_CELLS = 2**22
+"""Of one piece of a stream: short rows are filled up."""
 
 
 def read(content: bytes, reading: Reading, numbers: Collection[str]) -> pd.DataFrame:
     content = utf8(content, reading, "CSV")
     delimiter = _sniffed(content, reading) if reading.delimiter == "auto" else reading.delimiter
-    try:
+    with _errors(delimiter):
         header = _header(content, delimiter)
         _check_padding(content, len(header), reading)
-        frame = _parse(content, header, delimiter, reading, numbers)
+        frame = pd.read_csv(io.BytesIO(content), **_options(header, delimiter, reading, numbers))
+    return _checked(frame, header, reading, numbers)
+
+
+def can_be_streamed(beginning: bytes, reading: Reading) -> bool:
+    """Whether `stream` can read a file that begins so: its header is there, and characters are bytes."""
+    wide = reading.encoding.startswith(("utf-16", "utf-32", "utf-7")) or beginning.startswith(WIDE)
+    return not wide and not beginning.startswith(NO_TEXT) and any(end in beginning for end in b"\r\n")
+
+
+def stream(
+    chunks: Iterable[bytes], reading: Reading, numbers: Collection[str], size: int
+) -> Iterator[pd.DataFrame]:
+    """The table, some `size` bytes of its rows at a time: what `read` gives, in pieces.
+
+    `chunks`: the file's bytes; the first is one that can be streamed. Raises RejectedError, which names
+    the rows that are around.
+    """
+    source = iter(chunks)
+    first = next(source, b"")
+    beginning = utf8(_whole_lines(first), reading, "CSV")
+    delimiter = _sniffed(beginning, reading) if reading.delimiter == "auto" else reading.delimiter
+    encoding = "utf-8-sig" if reading.encoding == "utf-8" else reading.encoding
+    text = io.TextIOWrapper(io.BufferedReader(_Bytes(first, source)), encoding, newline="")
+    rows = 0
+    try:
+        with _errors(delimiter):
+            header = _header(beginning, delimiter)
+            at_once = _rows_at_once(beginning, len(header), size)
+            frames = pd.read_csv(text, chunksize=at_once, **_options(header, delimiter, reading, numbers))
+            while (frame := next(frames, None)) is not None:
+                yield _checked(frame.reset_index(drop=True), header, reading, numbers)
+                rows += len(frame)
+    except RejectedError as error:
+        raise RejectedError(f"{error} (after data row {rows:,})" if rows else str(error)) from error
+
+
+class _Bytes(io.RawIOBase):
+    """Chunks as a file; text has no NUL bytes."""
+
+    def __init__(self, first: bytes, others: Iterator[bytes]) -> None:
+        self._left = memoryview(first)
+        self._others = others
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            chunk = next(self._others, None)
+            if chunk is None:
+                return 0
+            self._left = memoryview(chunk)
+        number = min(len(buffer), len(self._left))
+        buffer[:number] = self._left[:number]
+        if b"\0" in bytes(self._left[:number]):
+            raise RejectedError("is binary, not CSV text: it has a NUL byte")
+        self._left = self._left[number:]
+        return number
+
+
+def _whole_lines(beginning: bytes) -> bytes:
+    """Up to its last line end: nothing is cut within a character."""
+    return beginning[: max(beginning.rfind(b"\n"), beginning.rfind(b"\r")) + 1]
+
+
+def _rows_at_once(beginning: bytes, columns: int, size: int) -> int:
+    lines = max(beginning.count(b"\n"), beginning.count(b"\r"), 1)
+    return max(1, min(size * lines // max(len(beginning), 1), MOST_CELLS // columns))
+
+
+@contextmanager
+def _errors(delimiter: str) -> Iterator[None]:
+    """What pandas says of a file, as our own."""
+    try:
+        with warnings.catch_warnings():
+            # Left a warning, pandas would shift or cut the columns of rows that are too long.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            yield
     except pd.errors.ParserWarning as error:
         raise RejectedError(
             f"has more values in its rows than names in its header: check the {_named(delimiter)}"
         ) from error
+    except UnicodeDecodeError as error:
+        raise RejectedError(
+            f"is not {error.encoding.upper()} text: byte 0x{error.object[error.start]:02x}; save it as "
+            "UTF-8, or say in the dataset's file how it is written: read: {encoding: latin-1}"
+        ) from error
     except (csv.Error, ValueError, OverflowError) as error:
         # pandas' ParserError and EmptyDataError are ValueErrors.
         raise RejectedError(f"is no readable CSV: {printable(str(error), 200)}") from error
+
+
+def _checked(
+    frame: pd.DataFrame, header: list[str], reading: Reading, numbers: Collection[str]
+) -> pd.DataFrame:
     if list(frame.columns) != header:
         raise RejectedError("is no readable CSV: its header can be read in two ways; check the quotes")
     return frame if reading.decimal == "." and not reading.thousands else _localised(frame, reading, numbers)
 
 
-def _parse(
-    content: bytes, header: list[str], delimiter: str, reading: Reading, numbers: Collection[str]
-) -> pd.DataFrame:
+def _options(header: list[str], delimiter: str, reading: Reading, numbers: Collection[str]) -> dict[str, Any]:
+    """Of pandas' parser."""
     plain = reading.decimal == "." and not reading.thousands
-    with warnings.catch_warnings():
-        # Left a warning, pandas would shift or cut the columns of rows that are too long.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        return pd.read_csv(
-            io.BytesIO(content),
-            sep=delimiter,
-            engine="c",
-            index_col=False,
-            dtype={name: str for name in header if not (plain and name in numbers)},
-            keep_default_na=False,
-            na_values={name: NO_NUMBER if name in numbers else [""] for name in header},
-            low_memory=False,
-        )
+    return {
+        "sep": delimiter,
+        "engine": "c",
+        "index_col": False,
+        "dtype": {name: str for name in header if not (plain and name in numbers)},
+        "keep_default_na": False,
+        "na_values": {name: NO_NUMBER if name in numbers else [""] for name in header},
+        "low_memory": False,
+    }
 
 
 def _header(content: bytes, delimiter: str) -> list[str]:

@@ -16,3 +16,7 @@ MAGIC = {
     PARQUET_ENCRYPTED: "an encrypted Parquet file",
     ZIP: "an Excel workbook",
 }
+
+WIDE = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
+"""Marks of encodings whose characters are several bytes each."""
+NO_TEXT = (GZIP, ZSTD, ZIP, PARQUET, PARQUET_ENCRYPTED, *MAGIC)

@@ -1,0 +1,259 @@
+"""Files prepared part by part become what they become as a whole."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from memory_store import MemoryStore
+
+from dropflow.datasets import Dataset
+from dropflow.errors import RejectedError, TransientError
+from dropflow.formats import Reading
+from dropflow.samples import churn_csv
+from flows import learners, outofcore, reading
+from flows.learners import BOUND, SAMPLE
+from flows.outofcore import OutOfCore, why_not
+from flows.preparation import Preparation
+
+CONTENT = churn_csv(rows=6_000, seed=71)
+PART = 40_000
+"""Bytes: some ten parts."""
+
+
+def chunked(content: bytes, size: int = 7_001) -> Iterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+def whole(dataset: Dataset, content: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:
+    return _prepared(dataset, content, float("inf"))
+
+
+def in_parts(
+    dataset: Dataset, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    monkeypatch.setattr(outofcore, "PART_BYTES", PART)
+    return _prepared(dataset, content, 1)
+
+
+def _prepared(dataset: Dataset, content: bytes, large: float) -> tuple[pd.DataFrame, dict[str, Any]]:
+    store = MemoryStore()
+    store.put("raw", "churn/a.csv", content, "text/csv")
+    done = Preparation(store, dataset, "run", large_bytes=large).prepare("churn/a.csv")  # type: ignore[arg-type]
+    assert done.result == "processed", done.message
+    (receipt,) = (store.get("processed", ref.key)[1] for ref in store.list("processed", "_receipts/"))
+    output = pd.read_parquet(io.BytesIO(store.get("processed", "churn/a.parquet")[1]))
+    return output, pd.read_json(io.BytesIO(b"[" + receipt + b"]")).iloc[0].to_dict()
+
+
+def changed(churn: Dataset, **fields: Any) -> Dataset:
+    return Dataset.model_validate({**churn.model_dump(mode="json", exclude_unset=True), **fields})
+
+
+STEPS: dict[str, list[dict[str, Any]]] = {
+    "mean, minmax": [
+        {"impute": {"Age": "mean", "Gender": {"constant": "unknown"}}},
+        {"scale": {"method": "minmax", "columns": ["Age", "Balance"]}},
+    ],
+    "most frequent, categories of the file": [
+        {"impute": {"Gender": "most_frequent", "Age": "median", "Surname": {"constant": "nobody"}}},
+        {"encode": {"Surname": "ordinal", "Geography": "onehot"}},
+    ],
+    "filter, derive, clip, bins": [
+        {"filter": {"Age": {"min": 30}}},
+        {"derive": {"ratio": {"ratio": ["Balance", "EstimatedSalary"]}}},
+        {"clip": {"Balance": {"quantiles": [0.05, 0.95]}}},
+        {"bin": {"CreditScore": {"bins": 5, "strategy": "quantile"}}},
+    ],
+    "robust, target, frequency": [
+        {"impute": {"Age": "median"}},
+        {"encode": {"Geography": "target", "Gender": "frequency"}},
+        {"scale": {"method": "robust", "columns": ["Age", "Balance"]}},
+    ],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("name", ["as declared", *STEPS])
+def test_parts_become_what_the_whole_becomes(
+    churn: Dataset, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = churn if name == "as declared" else changed(churn, steps=STEPS[name])
+    expected, told = whole(dataset, CONTENT)
+    found, told_in_parts = in_parts(dataset, CONTENT, monkeypatch)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9, atol=1e-12)
+    for field in ("rows_in", "rows_out", "filtered", "quarantined", "output_key"):
+        assert told_in_parts[field] == told[field], field
+    assert [step["name"] for step in told_in_parts["steps"]] == [step["name"] for step in told["steps"]]
+
+
+def test_bad_rows_are_set_aside_with_their_place_in_the_file(
+    churn: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = CONTENT.splitlines(keepends=True)
+    for row in (3, 2_500, 5_990):
+        cells = lines[row].split(b",")
+        cells[3] = b"-7"
+        lines[row] = b",".join(cells)
+    dataset = changed(churn, quarantine={"max_share": 0.01})
+    expected, told = whole(dataset, b"".join(lines))
+    found, told_in_parts = in_parts(dataset, b"".join(lines), monkeypatch)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9, atol=1e-12)
+    assert told_in_parts["quarantined"] == told["quarantined"] == 3
+    assert _quarantined(dataset, b"".join(lines), 1) == _quarantined(dataset, b"".join(lines), float("inf"))
+
+
+def _quarantined(dataset: Dataset, content: bytes, large: float) -> bytes:
+    store = MemoryStore()
+    store.put("raw", "churn/a.csv", content, "text/csv")
+    Preparation(store, dataset, "run", large_bytes=large).prepare("churn/a.csv")  # type: ignore[arg-type]
+    (found,) = (store.get("processed", ref.key)[1] for ref in store.list("processed", "_quarantine/"))
+    return found
+
+
+def test_too_many_bad_rows_reject_the_file_as_a_whole(churn: Dataset, tmp_path: Path) -> None:
+    bad = CONTENT.replace(b",France,", b",Atlantis,")
+    with pytest.raises(RejectedError, match="column Geography: the value 'Atlantis' in data row"):
+        OutOfCore(churn, tmp_path, part_bytes=PART).prepare(chunked(bad), len(bad))
+
+
+def test_what_is_wrong_in_a_later_part_says_where(churn: Dataset, tmp_path: Path) -> None:
+    bad = CONTENT + b"1,2\xff,3\n"
+    with pytest.raises(RejectedError, match=r"is not UTF-8 text.*\(after data row [1-5],"):
+        OutOfCore(churn, tmp_path, part_bytes=PART).prepare(chunked(bad), len(bad))
+
+
+def test_a_full_disk_is_no_fault_of_the_file(churn: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(TransientError, match="GiB of disk below"):
+        OutOfCore(churn, tmp_path).prepare(chunked(CONTENT), 2**60)
+
+
+def test_more_rows_than_are_kept_are_sampled_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learners, "MOST_DISTINCT", 10)
+    draw = np.random.default_rng(5)
+    from flows.steps import SimpleImputer
+
+    one = learners.learner(["x"], SimpleImputer(strategy="median").set_output(transform="pandas"))
+    everything = draw.exponential(size=3 * SAMPLE)
+    everything.sort()
+    for start in range(0, len(everything), 100_000):
+        one.add(pd.DataFrame({"x": everything[start : start + 100_000]}), None)
+    assert not one.is_exact
+    median = one.fitted().statistics_[0]
+    assert abs((everything < median).mean() - 0.5) < BOUND
+
+
+NASTY = {
+    "quotes and line ends": b'\xef\xbb\xbf\n\na,"b\nc"\n'
+    + b"".join(b'%d,"line one\nline ""two"", %d"\n' % (n, n) for n in range(50)),
+    "returns alone": b"a,b\r" + b"".join(b"%d,%d\r" % (n, n) for n in range(50)),
+    "returns before the first line end": b"a,b\r7777,1\r8888,2\n"
+    + b"".join(b"%d,2\n" % n for n in range(90)),
+    "a quote that is text": b'a,b\n1,5" pipe\n' + b"".join(b'%d,"x\ny"\n' % n for n in range(90)),
+    "a quote in the header": b'a,b,c "\n1,2,x "\n' + b"".join(b"%d,2,3\n" % n for n in range(90)),
+    "blank lines": b"a,b\n1,2\n" + b"\n" * 500 + b"".join(b"%d,2\n" % n for n in range(90)),
+    "gaps alone": b"a,b\n" + b"1,2\n" * 90 + b",\n" * 9,
+    "no last line end": b"a;b\n" + b"1;2\n" * 90 + b"3;4",
+}
+
+
+@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize("size", [10, 300])
+def test_a_stream_is_what_the_whole_is(name: str, size: int) -> None:
+    expected = reading.read(NASTY[name], "x.csv", Reading(), ["a"])
+    found = list(reading.stream(chunked(NASTY[name], 101), Reading(), ["a"], size))
+    assert len(found) > 1 or size == 300
+    together = pd.concat(found, ignore_index=True)
+    pd.testing.assert_frame_equal(together, expected, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a,b\n" + b"1,2\n" * 90 + b"1,\0\n", "NUL byte"),
+        (b"a,b\n" + b"1,2\n" * 90 + b"1,2,3\n", "more values in its rows|is no readable CSV"),
+        (b"a,b\n" + b"1,2\n" * 90 + b'1,"2\n', "is no readable CSV"),
+        (b"a,b\n" + b"1,2\n" * 90 + b"1,\xff\n", "is not UTF-8 text"),
+        (b"a,a\n" + b"1,2\n" * 90, "columns of the same name"),
+    ],
+)
+def test_what_is_wrong_in_a_stream_is_told(content: bytes, reason: str) -> None:
+    with pytest.raises(RejectedError, match=reason):
+        list(reading.stream(chunked(content, 101), Reading(), [], 40))
+
+
+def test_a_part_may_lose_all_its_rows(churn: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorted by what is filtered, and scaled before it is clipped."""
+    lines = CONTENT.splitlines(keepends=True)
+    ordered = lines[:1] + sorted(lines[1:], key=lambda line: float(line.split(b",")[8]))
+    steps: list[dict[str, Any]] = [
+        {"filter": {"Balance": {"min": 100_000}}},
+        {"impute": {"Age": "mean"}},
+        {"scale": {"columns": ["Balance", "Age"]}},
+        {"clip": {"Age": {"quantiles": [0.1, 0.9]}}},
+    ]
+    dataset = changed(churn, steps=steps)
+    expected, _ = whole(dataset, b"".join(ordered))
+    found, _ = in_parts(dataset, b"".join(ordered), monkeypatch)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_part_may_be_bad_altogether(churn: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = CONTENT + b"".join(b"1,2,x,-9,Spain,Male,40,1,0,1,1,1,100,1\n" for _ in range(1_500))
+    dataset = changed(churn, quarantine={"max_share": 0.3})
+    expected, told = whole(dataset, bad)
+    found, told_in_parts = in_parts(dataset, bad, monkeypatch)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9, atol=1e-12)
+    assert told_in_parts["quarantined"] == told["quarantined"] == 1_500
+
+
+def test_prepared_again_in_the_same_folder_it_is_the_same(churn: Dataset, tmp_path: Path) -> None:
+    bad = CONTENT + b"1,2,x,-9,Spain,Male,40,1,0,1,1,1,100,1\n"
+    dataset = changed(churn, quarantine={"max_share": 0.3})
+    work = OutOfCore(dataset, tmp_path, part_bytes=PART)
+    for _ in range(2):
+        spool = work.prepare(chunked(bad), len(bad)).spool
+        assert spool.quarantine
+        assert len(pd.read_csv(spool.quarantine)) == spool.bad_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("beginning", "name", "how", "can"),
+    [
+        (b"a,b\n", "x.csv", Reading(), True),
+        (b"a;b\n", "x.txt", Reading(encoding="latin-1"), True),
+        (b"\x1f\x8b\x08", "x.csv.gz", Reading(), False),
+        (b"PAR1", "x.csv", Reading(), False),
+        (b"\xff\xfea\0", "x.csv", Reading(), False),
+        (b"a,b\n", "x.csv", Reading(encoding="utf-16-le"), False),
+        (b'{"a": 1}\n', "x.jsonl", Reading(), False),
+    ],
+)
+def test_what_can_be_read_in_parts(beginning: bytes, name: str, how: Reading, can: bool) -> None:
+    assert reading.can_be_streamed(beginning, name, how) is can
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, ""),
+        ({"split": {"test_size": 0.2}}, "split"),
+        ({"output": "csv"}, "output: csv"),
+        ({"fit": "reference"}, "fit: reference"),
+        ({"steps": [{"impute": {"Age": "knn"}}]}, "knn"),
+        ({"steps": [{"encode": {"Geography": "dict"}}]}, "dict"),
+    ],
+)
+def test_why_a_dataset_is_prepared_whole(churn: Dataset, fields: dict[str, Any], reason: str) -> None:
+    told = why_not(changed(churn, **fields), fitted=False)
+    assert reason in told
+    assert bool(told) is bool(reason)
+
+
+def test_a_reference_is_applied_where_drift_does_not_matter(churn: Dataset) -> None:
+    assert not why_not(changed(churn, fit="reference", drift={"then": "ignore"}), fitted=True)
+    assert "drift" in why_not(changed(churn, fit="reference", drift={"then": "reject"}), fitted=True)
