@@ -73,9 +73,10 @@ def tree() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def burst(store: ObjectStore, keys: list[str], contents: list[bytes], done: Callable[[], int]) -> Burst:
+def burst(
+    store: ObjectStore, bucket: str, keys: list[str], contents: list[bytes], done: Callable[[], int]
+) -> Burst:
     """Put all files, wait until all are done."""
-    bucket = BARE_FROM if done.__name__ == "outputs" else "raw"
     time.sleep(SETTLE)
     before, began = cpu(tree()), time.monotonic()
     with ThreadPoolExecutor(PUTTING) as pool:
@@ -109,7 +110,7 @@ def through_bare(settings: Settings, store: ObjectStore, keys: list[str], conten
         return sum(1 for _ in store.list(BARE_TO)) - there
 
     try:
-        return burst(store, keys, contents, outputs)
+        return burst(store, BARE_FROM, keys, contents, outputs)
     finally:
         for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
             one.kill()
@@ -122,7 +123,7 @@ def through_stack(store: ObjectStore, keys: list[str], contents: list[bytes]) ->
     def receipts() -> int:
         return sum(1 for _ in store.list("processed", PREFIX)) - there
 
-    return burst(store, keys, contents, receipts)
+    return burst(store, "raw", keys, contents, receipts)
 
 
 def all_but_the_store(stack: Stack) -> list[psutil.Process]:

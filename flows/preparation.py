@@ -18,14 +18,15 @@ from dropflow.objects import ObjectRef, printable
 from dropflow.receipts import Receipt, commit_receipt, standing_receipt
 from dropflow.storage import ObjectStore
 from flows import steps
+from flows.contract import Checked
 from flows.encoding import encode
-from flows.outofcore import Done, OutOfCore, why_not
+from flows.outofcore import Done, OutOfCore, Spool, why_not
 from flows.outputs import Companions, publish, remove_orphan
 from flows.preprocessors import Preprocessor, save
 from flows.quality import Quality, Quarantined, profile
 from flows.reading import can_be_streamed
 from flows.reference import Reference
-from flows.transformation import Stage, Transformation, Transformed
+from flows.transformation import Stage, Transformation
 
 Result = Literal["processed", "rejected", "cached", "duplicate", "failed", "interrupted", "missing"]
 
@@ -168,25 +169,23 @@ class Preparation:
         if output is None:
             return None
         companions = Companions(self.store, self.dataset, ref, fingerprint)
-        quality = self._quality(ref, output, made, preprocessor, time.perf_counter() - started)
+        quality = self._quality(
+            ref,
+            output,
+            preprocessor,
+            time.perf_counter() - started,
+            made.checked,
+            rows_in=made.raw_rows,
+            rows_out=len(made.frame),
+            filtered=made.filtered,
+            before=profile(made.checked.good),
+            after=profile(made.frame),
+            steps=made.steps,
+            drift=made.drift,
+            warnings=made.warnings,
+        )
         quarantine_key = companions.quarantine(made.checked.bad)
-        report_key = self.stage("report", companions.report, quality)
-        self.told(quality, f"s3://{self.dataset.output_bucket}/{report_key}")
-        return {
-            "fate": "processed",
-            "output_bucket": output.bucket,
-            "output_key": output.key,
-            "output_etag": output.etag,
-            "rows_in": made.raw_rows,
-            "rows_out": len(made.frame),
-            "quarantined": len(made.checked.bad),
-            "filtered": made.filtered,
-            "quarantine_key": quarantine_key,
-            "report_key": report_key,
-            "preprocessor": preprocessor.card.label if preprocessor else "",
-            "warnings": made.warnings,
-            "steps": made.steps,
-        }
+        return self._done(quality, output, companions, len(made.checked.bad), quarantine_key)
 
     def _is_large(self, ref: ObjectRef, preprocessor: Preprocessor | None) -> bool:
         """Whether the object is to be prepared part by part. Says why not where it should."""
@@ -212,26 +211,56 @@ class Preparation:
                 return None
             companions = Companions(self.store, self.dataset, ref, fingerprint)
             spool = made.spool
-            quality = Quality(
-                dataset=self.dataset.name,
-                url=ref.url,
-                output_url=output.url,
-                run_id=self.run_id,
+            quality = self._quality(
+                ref,
+                output,
+                preprocessor,
+                time.perf_counter() - started,
+                spool,
                 rows_in=spool.rows,
                 rows_out=made.rows,
-                quarantined=tuple(
-                    Quarantined(reason, rows, spool.examples[reason])
-                    for reason, rows in spool.reasons.items()
-                ),
                 filtered=spool.good_rows - made.rows,
                 before=made.before,
                 after=made.after,
                 steps=made.steps,
                 warnings=made.warnings,
-                preprocessor=preprocessor.card.label if preprocessor else "",
-                seconds=time.perf_counter() - started,
             )
             quarantine_key = companions.quarantine_csv(spool.quarantine) if spool.quarantine else ""
+        return self._done(quality, output, companions, spool.bad_rows, quarantine_key)
+
+    def _quality(
+        self,
+        ref: ObjectRef,
+        output: ObjectRef,
+        preprocessor: Preprocessor | None,
+        seconds: float,
+        checked: Checked | Spool,
+        **figures: Any,
+    ) -> Quality:
+        """`figures`: the fields of Quality that only the way of preparing knows."""
+        return Quality(
+            dataset=self.dataset.name,
+            url=ref.url,
+            output_url=output.url,
+            run_id=self.run_id,
+            quarantined=tuple(
+                Quarantined(reason, rows, checked.examples[reason])
+                for reason, rows in checked.reasons.items()
+            ),
+            preprocessor=preprocessor.card.label if preprocessor else "",
+            seconds=seconds,
+            **figures,
+        )
+
+    def _done(
+        self,
+        quality: Quality,
+        output: ObjectRef,
+        companions: Companions,
+        quarantined: int,
+        quarantine_key: str,
+    ) -> dict[str, Any]:
+        """Store and show the report; the receipt's fields."""
         report_key = self.stage("report", companions.report, quality)
         self.told(quality, f"s3://{self.dataset.output_bucket}/{report_key}")
         return {
@@ -241,7 +270,7 @@ class Preparation:
             "output_etag": output.etag,
             "rows_in": quality.rows_in,
             "rows_out": quality.rows_out,
-            "quarantined": spool.bad_rows,
+            "quarantined": quarantined,
             "filtered": quality.filtered,
             "quarantine_key": quarantine_key,
             "report_key": report_key,
@@ -249,36 +278,6 @@ class Preparation:
             "warnings": quality.warnings,
             "steps": quality.steps,
         }
-
-    def _quality(
-        self,
-        ref: ObjectRef,
-        output: ObjectRef,
-        made: Transformed,
-        preprocessor: Preprocessor | None,
-        seconds: float,
-    ) -> Quality:
-        checked = made.checked
-        return Quality(
-            dataset=self.dataset.name,
-            url=ref.url,
-            output_url=output.url,
-            run_id=self.run_id,
-            rows_in=made.raw_rows,
-            rows_out=len(made.frame),
-            quarantined=tuple(
-                Quarantined(reason, rows, checked.examples[reason])
-                for reason, rows in checked.reasons.items()
-            ),
-            filtered=made.filtered,
-            before=profile(checked.good),
-            after=profile(made.frame),
-            steps=made.steps,
-            drift=made.drift,
-            warnings=made.warnings,
-            preprocessor=preprocessor.card.label if preprocessor else "",
-            seconds=seconds,
-        )
 
     def _gone(self, key: str, message: str) -> str:
         if remove_orphan(self.store, self.dataset, key, self.orphan_seconds):
