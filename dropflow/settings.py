@@ -39,6 +39,10 @@ class Settings(BaseModel):
     )
     worker_limit: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
 
+    batch_processes: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="that share the objects of one run"
+    )
+
     worker_start: WorkerStart = Field(
         "fork", description="fork: from a process that has imported everything; spawn: a new Python a run"
     )

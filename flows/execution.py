@@ -15,10 +15,12 @@ from flows.limits import lead_session
 
 LONG = ("train",)
 """Flows whose runs are long enough to be suspended from the UI."""
+MOST_SHOWN = 3
+"""Objects whose every stage is a task run of its own: with nine of them an object costs twice as much."""
 
 
-def run_flow_run(flow_run_id: UUID, environment: dict[str, str]) -> None:
-    """In the forked process: load the flow and run it to its end."""
+def run_flow_run(flow_run_id: UUID, environment: dict[str, str], at_once: int = 0) -> None:
+    """In the forked process: load the flow and run it to its end. `at_once`: preparers it is given."""
     # Imported by the template; the worker, which names this function, does without.
     from prefect import flow_engine
     from prefect.engine import handle_engine_signals
@@ -26,6 +28,10 @@ def run_flow_run(flow_run_id: UUID, environment: dict[str, str]) -> None:
     lead_session()
     os.environ.update(environment)
     tempfile.tempdir = None  # the template may have asked for it, and it is the run's own
+    if at_once:
+        from flows import preparers
+
+        preparers.fork(at_once)
     with handle_engine_signals(flow_run_id):
         flow_run, flow = flow_engine.load_flow_and_flow_run(flow_run_id)
         _do_without(flow_engine, "_send_heartbeats")

@@ -16,7 +16,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from dropflow.errors import RejectedError
-from flows.transformers import Encoder
+from flows.transformers import Encoder, taken
 
 SAMPLE = 1_000_000
 BOUND = math.sqrt(math.log(2 / 0.001) / SAMPLE)
@@ -63,7 +63,7 @@ class Mergeable:
     def add(self, rows: pd.DataFrame, target: pd.Series | None) -> None:  # noqa: ARG002
         there = rows[self._names].notna().any()
         self._any = there if self._any is None else self._any | there
-        self._transformer.partial_fit(rows[self._names])
+        self._transformer.partial_fit(taken(self._transformer, rows, self._names))
 
     def fitted(self) -> Any:
         for name in self._names:
@@ -116,7 +116,7 @@ class Statistic:
 
     def _of(self, value: Any) -> Any:
         kind = object if isinstance(value, str) else None
-        return clone(self._imputer).fit(pd.DataFrame({self._name: [value]}, dtype=kind))
+        return clone(self._imputer).fit(np.array([[value]], dtype=kind))
 
 
 class Distinct:
@@ -183,7 +183,8 @@ class Sampled:
         for name in self._names:
             if rows[name].isna().all():
                 raise RejectedError(f"column {name} has no value at all: nothing to learn from it")
-        return clone(self._transformer).fit(rows, pd.concat(goals) if goals else None)
+        columns = taken(self._transformer, rows, self._names)
+        return clone(self._transformer).fit(columns, pd.concat(goals) if goals else None)
 
 
 def _where(rows: pd.DataFrame, target: pd.Series | None, keep: Any) -> tuple[pd.DataFrame, pd.Series | None]:

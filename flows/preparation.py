@@ -28,6 +28,7 @@ from flows.reading import can_be_streamed
 from flows.reference import Reference
 from flows.transformation import Stage, Transformation
 
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 Result = Literal["processed", "rejected", "cached", "duplicate", "failed", "interrupted", "missing"]
 
 
@@ -64,9 +65,7 @@ class Preparation:
     """A larger object is prepared part by part, where that can be."""
     stage: Stage = plainly
     told: Callable[[Quality, str], None] = nobody
-    log: logging.Logger | logging.LoggerAdapter[logging.Logger] = field(
-        default_factory=lambda: logging.getLogger(__name__)
-    )
+    log: Log = field(default_factory=lambda: logging.getLogger(__name__))
     reference: Reference = field(init=False)
     transformation: Transformation = field(init=False)
 
@@ -283,6 +282,21 @@ class Preparation:
         if remove_orphan(self.store, self.dataset, key, self.orphan_seconds):
             return f"{message}; removed the output that an interrupted run had left"
         return message
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done with the objects of a run, as another process is told of it."""
+
+    dataset: Dataset
+    run_id: str
+    force: bool = False
+    refit: bool = False
+    orphan_seconds: float = 600
+    large_bytes: float = float("inf")
+
+    def preparation(self, store: ObjectStore, **more: Any) -> Preparation:
+        return Preparation(store, **vars(self), **more)
 
 
 def check_receipt(

@@ -1,7 +1,7 @@
 """The preprocess flow: raw objects in, prepared Parquet, a receipt and a readable state out."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
@@ -23,14 +23,14 @@ from dropflow.settings import Settings, load_settings
 from dropflow.storage import ObjectStore, connect
 from flows import overrides
 from flows.artifacts import harmlessly, show_progress, show_quality
-from flows.preparation import Preparation, Prepared, Result
+from flows.execution import MOST_SHOWN
+from flows.preparation import Log, Prepared, Result, Work
+from flows.preparers import forked
 from flows.tasks import as_task
 
-MOST_SHOWN = 3
-"""Objects whose every stage is a task run of its own: with nine of them an object costs twice as much."""
 MOST_TAGGED = 20
 AT_ONCE = 4
-"""Objects of a larger batch in work at once: while one waits for the store, another computes."""
+"""Objects in work at once by a run without preparers: while one waits for the store, another computes."""
 MOST_TOLD = 10
 MOST_IN_EVENT = 500
 """Keys; an automation copies them into a run's parameters, of which Prefect takes 512 KB."""
@@ -103,44 +103,46 @@ def preprocess(
         return Failed(name=STATE_NAMES["interrupted"], message=str(error))
     _tag(recipe, keys)
     log = get_run_logger()
-    options = {
-        "force": force,
-        "refit": refit,
-        "orphan_seconds": settings.orphan_seconds,
-        "large_bytes": settings.large_file_mib * 2**20,
-        "log": log,
-    }
     run_id = str(runtime.flow_run.id)
+    work = Work(
+        recipe,
+        run_id,
+        force=force,
+        refit=refit,
+        orphan_seconds=settings.orphan_seconds,
+        large_bytes=settings.large_file_mib * 2**20,
+    )
     if len(keys) <= MOST_SHOWN:
-        shown = Preparation(store, recipe, run_id, stage=as_task, told=show_quality, **options)  # type: ignore[arg-type]
+        shown = work.preparation(store, log=log, stage=as_task, told=show_quality)
         outcomes = [shown.prepare(key) for key in keys]
         _tell_processed(settings, recipe, outcomes, run_id)
         return _state(outcomes, quiet=all(key.startswith(canary_prefix(recipe)) for key in keys))
-    batch = Preparation(store, recipe, run_id, **options)  # type: ignore[arg-type]
-    outcomes = _in_batch(batch.prepare, keys, log.info, show_progress(recipe.name, len(keys)))
+    outcomes = []
+    show = show_progress(recipe.name, len(keys))
+    for outcome in _in_batch(store, work, keys, log):
+        outcomes.append(outcome)
+        if outcome.result not in ("processed", "cached"):
+            log.info("%s: %s", outcome.result, outcome.message)
+        if len(outcomes) % 100 == 0 or len(outcomes) == len(keys):
+            log.info("%d of %d done", len(outcomes), len(keys))
+            show(len(outcomes))
     _tell_processed(settings, recipe, outcomes, run_id)
     return _state(outcomes)
 
 
-def _in_batch(
-    prepare: Callable[[str], Prepared],
-    keys: list[str],
-    tell: Callable[..., None],
-    show: Callable[[int], None],
-) -> list[Prepared]:
-    """Prepare many objects, a few at once; what did not go well is in the run's log."""
-    outcomes = []
+def _in_batch(store: ObjectStore, work: Work, keys: list[str], log: Log) -> Iterator[Prepared]:
+    """Prepare many objects: by the run's preparers, or where it has none, a few at once in threads."""
+    if preparers := forked():
+        for prepared, lines in preparers.prepare(work, keys):
+            for level, text in lines:
+                log.log(level, "%s", text)
+            yield prepared
+        return
+    prepare = work.preparation(store, log=log).prepare
     # The context carries the run to its threads: their log lines belong to it.
     contexts = (copy_context() for _ in keys)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for outcome in pool.map(lambda context, key: context.run(prepare, key), contexts, keys):
-            outcomes.append(outcome)
-            if outcome.result not in ("processed", "cached"):
-                tell("%s: %s", outcome.result, outcome.message)
-            if len(outcomes) % 100 == 0 or len(outcomes) == len(keys):
-                tell("%d of %d done", len(outcomes), len(keys))
-                show(len(outcomes))
-    return outcomes
+        yield from pool.map(lambda context, key: context.run(prepare, key), contexts, keys)
 
 
 def _chosen(store: ObjectStore, dataset: Dataset, keys: list[str], pattern: str) -> list[str]:

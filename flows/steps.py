@@ -129,7 +129,7 @@ def _parts(step: Step, dataset: Dataset) -> list[tuple[list[str], Any]]:
     if step.bin:
         return [([name], _binner(how)) for name, how in step.bin.items()]
     assert step.scale
-    return [(list(step.scale.columns), _framed(SCALERS[step.scale.method]()))]
+    return [(list(step.scale.columns), SCALERS[step.scale.method]())]
 
 
 def _imputers(ways: dict[str, Any]) -> list[tuple[list[str], Any]]:
@@ -142,7 +142,7 @@ def _imputers(ways: dict[str, Any]) -> list[tuple[list[str], Any]]:
             parts.append(([name], SimpleImputer(strategy=way)))
     if near := [name for name, way in ways.items() if way == "knn"]:
         parts.append((near, KNNImputer()))
-    return [(names, _framed(imputer)) for names, imputer in parts]
+    return parts
 
 
 def _encoders(ways: dict[str, Any], dataset: Dataset) -> list[tuple[list[str], Any]]:
@@ -159,11 +159,7 @@ def _binner(how: Bin) -> Any:
     if how.edges:
         return FixedBins(list(how.edges))
     options = {"quantile_method": "averaged_inverted_cdf"} if how.strategy == "quantile" else {}
-    return _framed(KBinsDiscretizer(how.bins, encode="ordinal", strategy=how.strategy, **options))
-
-
-def _framed(transformer: Any) -> Any:
-    return transformer.set_output(transform="pandas")
+    return KBinsDiscretizer(how.bins, encode="ordinal", strategy=how.strategy, **options)
 
 
 def apply(

@@ -40,7 +40,7 @@ from prefect.workers.base import (
 from pydantic import Field
 
 from dropflow.settings import Settings
-from flows.execution import run_flow_run
+from flows.execution import MOST_SHOWN, run_flow_run
 from flows.limits import (
     MIB,
     SHARE_OF_MACHINE,
@@ -133,7 +133,10 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
         environment = {name: value for name, value in configuration.env.items() if value is not None}
         with TemporaryDirectory(prefix="dropflow-run-", ignore_cleanup_errors=True) as folder:
             environment["TMPDIR"] = folder
-            process = await asyncio.to_thread(self._template.start, run_flow_run, flow_run.id, environment)
+            at_once = self._settings.batch_processes if is_batch(flow_run, configuration) else 0
+            process = await asyncio.to_thread(
+                self._template.start, run_flow_run, flow_run.id, environment, at_once
+            )
             assert process.pid is not None
             self._at_work.add(process.pid)
             if task_status:
@@ -189,6 +192,14 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
                 await anyio.sleep(0.1)
             return
         os.kill(pid, signal.SIGKILL)
+
+
+def is_batch(flow_run: FlowRun, configuration: BaseJobConfiguration) -> bool:
+    """Whether a run prepares more objects than are shown one by one, or may do so."""
+    if configuration.labels.get("prefect.io/flow-name") != "preprocess":
+        return False
+    keys = flow_run.parameters.get("keys") or []
+    return not keys or len(keys) > MOST_SHOWN or bool(flow_run.parameters.get("glob"))
 
 
 def run_worker(settings: Settings) -> None:

@@ -47,6 +47,8 @@ class Dispatcher:
         self._receipt_seconds = receipt_seconds
         self.paused = Paused(prefect)
         self._held: dict[str, datetime] = {}
+        self.gathers = False
+        """Whether objects wait for others to leave with."""
 
     def dispatch(self) -> int:
         """Bring everything that is ready on its way; returns how many events left.
@@ -59,7 +61,9 @@ class Dispatcher:
         for left_over in self._ledger.outbox.unposted(self._listener):
             if left_over.dataset not in self.paused:
                 posted += self._post(left_over)
+        self.gathers = False
         for name in filter(self._may_leave, self._datasets.by_name):
+            self.gathers = True
             while delivery := self._ledger.outbox.claim(name, self._listener, self._most_in_flight):
                 reached(Point.OBJECTS_CLAIMED)
                 posted += self._post(delivery)

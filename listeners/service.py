@@ -40,7 +40,7 @@ from listeners.webhook import make_app
 
 log = logging.getLogger(__name__)
 
-TICK = 1.0
+TICK, SOON = 1.0, 0.3
 THREADS = 16
 HEARTBEAT = 5.0
 LONGEST_WAIT = 30.0
@@ -181,7 +181,7 @@ class Listener:
             await asyncio.sleep(HEARTBEAT)
 
     async def _dispatch(self) -> None:
-        await _set_or_after(self._intake.arrived, TICK)
+        await _set_or_after(self._intake.arrived, SOON if self._dispatcher.gathers else TICK)
         self._intake.arrived.clear()
         await asyncio.to_thread(self._dispatcher.dispatch)
 

@@ -137,7 +137,7 @@ def test_more_rows_than_are_kept_are_sampled_within_the_bound(monkeypatch: pytes
     draw = np.random.default_rng(5)
     from flows.steps import SimpleImputer
 
-    one = learners.learner(["x"], SimpleImputer(strategy="median").set_output(transform="pandas"))
+    one = learners.learner(["x"], SimpleImputer(strategy="median"))
     everything = draw.exponential(size=3 * SAMPLE)
     everything.sort()
     for start in range(0, len(everything), 100_000):

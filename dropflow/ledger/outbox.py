@@ -21,8 +21,10 @@ from dropflow.objects import ObjectRef
 SUPERSEDED = "overwritten before it was prepared"
 SIZES = (500, 100, 10, 1)
 """Objects in a first, second, … delivery: one that kills its run is alone in the end."""
-FEWEST = 25
-"""Objects that are not divided among deliveries: a run of its own would cost more than it saves."""
+FEWEST = 200
+"""Objects that are not divided among deliveries: one run has all cores of a machine."""
+GATHER = (timedelta(0), timedelta(seconds=0.3), timedelta(seconds=1.2), timedelta(seconds=4.8))
+"""How long the first object waits for others while so many runs are at work: each costs seconds of CPU."""
 MOST_KEY_BYTES = 200_000
 """Of one delivery's keys: Prefect refuses run parameters over 512 KiB."""
 HOLD_BATCH, OVERLAP = 1000, timedelta(seconds=10)
@@ -46,10 +48,11 @@ class Outbox:
             if not self._database.is_sqlite:
                 # Two listeners counting at once would both find room for one more.
                 db.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(dataset))))
-            if self._in_flight(db, dataset) >= most_in_flight:
+            in_flight = self._in_flight(db, dataset)
+            if in_flight >= most_in_flight:
                 return None
             first = db.execute(ordered.limit(1)).one_or_none()
-            if first is None:
+            if first is None or first.ready_at > moment - GATHER[min(in_flight, len(GATHER) - 1)]:
                 return None
             alike = sa.and_(objects.c.deliveries == first.deliveries, objects.c.force == first.force)
             size = _share(db, ordered, most_in_flight, SIZES[min(first.deliveries, len(SIZES) - 1)])

@@ -1,0 +1,164 @@
+"""Preparers: processes that share the objects of one run, so that it uses every core.
+
+They are forked before the run has threads, as a process with threads cannot be forked safely. One that
+a file brings down takes that file's object with it and no other.
+"""
+
+import logging
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from typing import NamedTuple
+
+from dropflow.objects import printable
+from dropflow.settings import load_settings
+from dropflow.storage import connect
+from flows.limits import how_it_ended
+from flows.preparation import Preparation, Prepared, Work
+
+AHEAD = 2
+"""Keys that a preparer has been given: it need not wait for the next."""
+
+
+class Line(NamedTuple):
+    """Of a preparer's log: it belongs to the run's."""
+
+    level: int
+    text: str
+
+
+@dataclass
+class _Preparer:
+    process: ForkProcess
+    pipe: Connection
+    given: deque[str] = field(default_factory=deque)
+
+
+class Preparers:
+    """So many processes, forked at once."""
+
+    def __init__(self, number: int) -> None:
+        self._preparers: list[_Preparer] = []
+        for _ in range(number):
+            ours, theirs = multiprocessing.Pipe()
+            others = [ours, *(one.pipe for one in self._preparers)]
+            process = multiprocessing.get_context("fork").Process(
+                target=_serve, args=(theirs, others), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._preparers.append(_Preparer(process, ours))
+
+    def prepare(self, work: Work, keys: Sequence[str]) -> Iterator[tuple[Prepared, list[Line]]]:
+        """Prepare the objects; outcomes come as they are done, with what was logged.
+
+        Where an object is to teach the preprocessor, the others wait until one has.
+        """
+        waiting = deque(keys)
+        learning = work.dataset.fit.mode == "reference"
+        self._tell(work)
+        while waiting or any(one.given for one in self._preparers):
+            if not self._preparers:
+                yield _failed(work, waiting.popleft(), "no process is left to prepare it"), []
+                continue
+            self._hand_out(waiting, alone=learning)
+            for preparer in self._ready():
+                prepared, lines = self._answer(preparer, work, waiting)
+                yield prepared, lines
+                if learning and prepared.result in ("processed", "cached"):
+                    learning = False
+                    self._tell(replace(work, refit=False))
+
+    def _tell(self, work: Work) -> None:
+        for one in self._preparers:
+            _send(one.pipe, work)
+
+    def _hand_out(self, waiting: deque[str], *, alone: bool) -> None:
+        most, preparers = (1, self._preparers[:1]) if alone else (AHEAD, self._preparers)
+        for number in range(1, most + 1):
+            for one in preparers:
+                if waiting and len(one.given) < number:
+                    one.given.append(waiting.popleft())
+                    _send(one.pipe, one.given[-1])
+
+    def _ready(self) -> list[_Preparer]:
+        at_work = [one for one in self._preparers if one.given]
+        ready = wait([one.pipe for one in at_work])
+        return [one for one in at_work if one.pipe in ready]
+
+    def _answer(self, preparer: _Preparer, work: Work, waiting: deque[str]) -> tuple[Prepared, list[Line]]:
+        try:
+            answer: tuple[Prepared, list[Line]] = preparer.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._preparers.remove(preparer)
+            preparer.process.join()
+            culprit, *others = preparer.given
+            waiting.extendleft(reversed(others))
+            code = preparer.process.exitcode
+            return _failed(work, culprit, how_it_ended(code if code is not None else 1)), []
+        preparer.given.popleft()
+        return answer
+
+
+_forked: list[Preparers] = []
+
+
+def fork(number: int) -> None:
+    """Fork the run's preparers, before it does anything else."""
+    _forked.append(Preparers(number))
+
+
+def forked() -> Preparers | None:
+    """Those of this run; None where it has to do without."""
+    return _forked[0] if _forked else None
+
+
+def _send(pipe: Connection, message: Work | str) -> None:
+    # One that has ended says so where its answer is read.
+    with suppress(BrokenPipeError):
+        pipe.send(message)
+
+
+def _failed(work: Work, key: str, why: str) -> Prepared:
+    return Prepared(key, "failed", f"s3://{printable(f'{work.dataset.bucket}/{key}', 200)} {why}")
+
+
+def _serve(pipe: Connection, others: list[Connection]) -> None:
+    """In a preparer: prepare what comes, until the run has ended."""
+    for other in others:
+        # Open here, they would keep other preparers from seeing the run's end.
+        other.close()
+    lines: list[Line] = []
+    log = _logger(lines)
+    settings = load_settings()
+    store = connect(settings)
+    preparation: Preparation | None = None
+    while True:
+        try:
+            message: Work | str = pipe.recv()
+        except EOFError:
+            return
+        if isinstance(message, Work):
+            preparation = message.preparation(store, log=log)
+            continue
+        assert preparation
+        pipe.send((preparation.prepare(message), list(lines)))
+        lines.clear()
+
+
+def _logger(lines: list[Line]) -> logging.Logger:
+    """A logger that notes its lines."""
+
+    class Noted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(Line(record.levelno, self.format(record)))
+
+    log = logging.getLogger(__name__)
+    log.addHandler(Noted())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    return log
