@@ -1,7 +1,7 @@
 """The object store: a small face over boto3 whose errors say whether trying again can help."""
 
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,6 +88,37 @@ class Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
+class Opened:
+    """An object of which only the head has been read. Its bytes can be read once, until it is closed."""
+
+    def __init__(self, ref: ObjectRef, body: Any) -> None:
+        self.ref = ref
+        self._body = body
+        self._is_read = False
+
+    def read(self) -> bytes:
+        """All bytes. Raises TransientError, also when they have been read before."""
+        with self._once():
+            content: bytes = self._body.read()
+        return content
+
+    def chunks(self) -> Iterator[bytes]:
+        """CHUNK bytes at a time. Raises TransientError as `read` does."""
+        with self._once():
+            yield from self._body.iter_chunks(CHUNK)
+
+    def close(self) -> None:
+        self._body.close()
+
+    @contextmanager
+    def _once(self) -> Iterator[None]:
+        if self._is_read:
+            raise TransientError(f"get {self.ref.url}: it was read before")
+        self._is_read = True
+        with _errors(f"get {self.ref.url}"):
+            yield
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
     """An S3-compatible store. Methods raise TransientError once retries are used up."""
@@ -133,13 +164,13 @@ class ObjectStore:
         return ObjectRef(bucket, key, _etag(answer), len(body), answer.get("VersionId"), modified), body
 
     @retry
-    def stream(self, bucket: str, key: str) -> tuple[ObjectRef, Generator[bytes, None, None]]:
-        """The object as it is now, with its bytes in chunks: to be closed. Raises ObjectMissingError."""
+    def open(self, bucket: str, key: str) -> "Opened":
+        """The object as it is now, its bytes still to be read: to be closed. Raises ObjectMissingError."""
         with _errors(f"get s3://{bucket}/{key}"):
             answer = self.client.get_object(Bucket=bucket, Key=key)
         size, version = answer["ContentLength"], answer.get("VersionId")
         ref = ObjectRef(bucket, key, _etag(answer), size, version, answer["LastModified"])
-        return ref, _chunks(answer["Body"], ref.url)
+        return Opened(ref, answer["Body"])
 
     @retry
     def put(
@@ -247,14 +278,6 @@ def _opened(body: bytes | Path) -> Iterator[bytes | IO[bytes]]:
         yield body
 
 
-def _chunks(body: Any, url: str) -> Generator[bytes, None, None]:
-    try:
-        with _errors(f"get {url}"):
-            yield from body.iter_chunks(CHUNK)
-    finally:
-        body.close()
-
-
 def pages(refs: Iterator[ObjectRef]) -> Iterator[list[ObjectRef]]:
     """A listing in lists of up to PAGE objects: one in memory at a time."""
     while page := list(itertools.islice(refs, PAGE)):
@@ -284,6 +307,8 @@ def connect(settings: Settings) -> ObjectStore:
             connect_timeout=5,
             read_timeout=60,
             max_pool_connections=32,
+            # Else botocore makes up one of twenty parts, a request.
+            user_agent="dropflow",
         ),
     )
     return ObjectStore(client)

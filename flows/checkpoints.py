@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,12 +34,17 @@ LIFETIME = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Of one object under one recipe. `preprocessor`: the identity of the fitted one, or ""."""
+    """Of one object under one recipe.
+
+    `preprocessor`: the identity of the fitted one, or "". `there`: gives the keys of all checkpoints of the
+    dataset; a run asks for them once, and not the store for each object.
+    """
 
     store: ObjectStore
     dataset: Dataset
     ref: ObjectRef
-    preprocessor: str = ""
+    preprocessor: str
+    there: Callable[[], Collection[str]]
 
     @property
     def _is_small(self) -> bool:
@@ -71,7 +76,7 @@ class Checkpoints:
             return None
         bucket = self.dataset.output_bucket
         try:
-            there = {ref.key for ref in self.store.list(bucket, self._folder)}
+            there = self.there()
             for number in range(len(self.dataset.steps), 0, -1):
                 if there and self._key(number) in there:
                     content = self.store.get(bucket, self._key(number))[1]
@@ -100,6 +105,11 @@ class Checkpoints:
         for ref in self.store.list(bucket, f"{PREFIX}{self.dataset.name}/"):
             if ref.modified and ref.modified < old:
                 self.store.delete(bucket, ref.key)
+
+
+def keys(store: ObjectStore, dataset: Dataset) -> frozenset[str]:
+    """Of all checkpoints of the dataset: some, as they live a day, and slow steps are few."""
+    return frozenset(ref.key for ref in store.list(dataset.output_bucket, f"{PREFIX}{dataset.name}/"))
 
 
 def restored(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from dropflow.columns import Column
@@ -152,27 +153,29 @@ def _with_columns(frame: pd.DataFrame, dataset: Dataset, *, serving: bool) -> pd
 def _check(series: pd.Series, column: Column) -> tuple[pd.Series, list[Problem]]:
     problems: list[Problem] = []
 
-    def complain(rows: pd.Series, what: str, *, shown: bool = True) -> None:
+    def complain(rows: npt.NDArray[np.bool_], what: str, *, shown: bool = True) -> None:
         if rows.any():
-            problems.append(Problem(str(series.name), rows, what, shown))
+            problems.append(Problem(str(series.name), pd.Series(rows, index=series.index), what, shown))
 
     parsed = _parsed(series, column)
-    unreadable = parsed.isna() & series.notna()
-    complain(unreadable, UNREADABLE[column.type])
+    values, gaps = parsed.to_numpy(), parsed.isna().to_numpy()
+    missing = gaps if parsed is series else series.isna().to_numpy()
+    complain(gaps & ~missing, UNREADABLE[column.type])
     if column.type == "number":
-        complain(parsed.abs() == float("inf"), "is not finite")
+        complain(np.isinf(values), "is not finite")
         if column.min is not None:
-            complain(parsed < column.min, f"is below {column.min:g}")
+            complain(values < column.min, f"is below {column.min:g}")
         if column.max is not None:
-            complain(parsed > column.max, f"is above {column.max:g}")
+            complain(values > column.max, f"is above {column.max:g}")
     if column.values is not None:
-        complain(~(parsed.isin(column.values) | parsed.isna()), f"is none of {', '.join(column.values)}")
+        known = parsed.isin(column.values).to_numpy()
+        complain(~(known | gaps), f"is none of {', '.join(column.values)}")
     if column.unique and column.type == "number":
-        complain(parsed.abs() >= LARGEST_WHOLE, "is no exact number: declare the column as text")
+        complain(np.abs(values) >= LARGEST_WHOLE, "is no exact number: declare the column as text")
     if column.unique:
-        complain(parsed.duplicated() & parsed.notna(), "is there before: values must be unique")
+        complain(parsed.duplicated().to_numpy() & ~gaps, "is there before: values must be unique")
     if not column.nullable:
-        complain(series.isna(), "is missing", shown=False)
+        complain(missing, "is missing", shown=False)
     return parsed, problems
 
 
@@ -196,7 +199,7 @@ def _no_numbers_removed(series: pd.Series) -> pd.Series:
 
 def _parsed(series: pd.Series, column: Column) -> pd.Series:
     if column.type == "number":
-        return to_numbers(_no_numbers_removed(series))
+        return series if series.dtype == float else to_numbers(_no_numbers_removed(series))
     if column.type == "datetime":
         return to_datetimes(series, column.format)
     if column.type == "boolean":

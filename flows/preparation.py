@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ from dropflow.datasets import Dataset, canary_prefix
 from dropflow.errors import DropflowError, ObjectMissingError, RejectedError, TransientError
 from dropflow.objects import ObjectRef, printable
 from dropflow.receipts import Receipt, commit_receipt, standing_receipt
-from dropflow.storage import ObjectStore
+from dropflow.storage import ObjectStore, Opened
 from flows import steps
 from flows.contract import Checked
 from flows.encoding import encode
@@ -96,7 +96,14 @@ class Preparation:
     def _prepare(self, key: str) -> tuple[Result, str, int]:
         preprocessor = self._preprocessor(key)
         fingerprint = steps.fingerprint(self.dataset, preprocessor.card.sha256 if preprocessor else "")
-        ref, known = self.stage("check receipt", check_receipt, self.store, self.dataset, key, fingerprint)
+        found = self.stage("check receipt", check_receipt, self.store, self.dataset, key, fingerprint)
+        with closing(found.opened):
+            return self._prepare_opened(found.opened, found.receipt, fingerprint, preprocessor)
+
+    def _prepare_opened(
+        self, opened: Opened, known: Receipt | None, fingerprint: str, preprocessor: Preprocessor | None
+    ) -> tuple[Result, str, int]:
+        ref, key = opened.ref, opened.ref.key
         if known and not self.force:
             if known.fate == "processed":
                 return "cached", _told(known), 0
@@ -108,7 +115,7 @@ class Preparation:
             if self._is_large(ref, preprocessor):
                 done = self._make_large(ref, fingerprint, preprocessor)
             else:
-                ref, content = self.stage("read", read, self.store, ref)
+                ref, content = self.stage("read", read, self.store, opened)
                 done = self._make(ref, content, fingerprint, preprocessor)
         except RejectedError as error:
             remove_orphan(self.store, self.dataset, key, self.orphan_seconds)
@@ -146,7 +153,7 @@ class Preparation:
 
     def _fit(self, ref: ObjectRef) -> Preprocessor:
         """A new version of the preprocessor, fitted on this object."""
-        ref, content = self.stage("read", read, self.store, ref)
+        ref, content = self.stage("read", self.store.get, ref.bucket, ref.key)
         learnt = self.transformation.learn(ref, content)
         facts = {"rows": learnt.rows, "reference": learnt.reference, "run_id": self.run_id}
         place = {"bucket": ref.bucket, "key": ref.key, "etag": ref.etag}
@@ -299,24 +306,35 @@ class Work:
         return Preparation(store, **vars(self), **more)
 
 
-def check_receipt(
-    store: ObjectStore, dataset: Dataset, key: str, fingerprint: str
-) -> tuple[ObjectRef, Receipt | None]:
-    """The object as it is now, and its receipt under this recipe if one stands."""
-    ref = store.stat(dataset.bucket, key)
-    return ref, standing_receipt(store, dataset, ref, fingerprint)
+class Found(NamedTuple):
+    """An object as it is now, and its receipt under this recipe if one stands."""
+
+    opened: Opened
+    receipt: Receipt | None
 
 
-def read(store: ObjectStore, ref: ObjectRef) -> tuple[ObjectRef, bytes]:
-    """Read an object; the reference returned is of the bytes read, should it be overwritten now."""
-    return store.get(ref.bucket, ref.key)
+def check_receipt(store: ObjectStore, dataset: Dataset, key: str, fingerprint: str) -> Found:
+    """Open the object: with the answer its bytes are on their way, should it have no receipt."""
+    opened = store.open(dataset.bucket, key)
+    try:
+        return Found(opened, standing_receipt(store, dataset, opened.ref, fingerprint))
+    except BaseException:
+        opened.close()
+        raise
+
+
+def read(store: ObjectStore, opened: Opened) -> tuple[ObjectRef, bytes]:
+    """Read an object; the reference returned is of the bytes read, should they be read anew."""
+    try:
+        return opened.ref, opened.read()
+    except TransientError:
+        return store.get(opened.ref.bucket, opened.ref.key)
 
 
 def why_not_csv(store: ObjectStore, ref: ObjectRef, dataset: Dataset) -> str:
     """Why the object cannot be read in parts; "" where it can."""
-    _, chunks = store.stream(ref.bucket, ref.key)
-    with closing(chunks):
-        beginning = next(chunks, b"")
+    with closing(store.open(ref.bucket, ref.key)) as opened:
+        beginning = next(opened.chunks(), b"")
     return (
         "" if can_be_streamed(beginning, ref.key, dataset.read) else "it is no plain CSV in UTF-8 or 8 bits"
     )
@@ -326,9 +344,8 @@ def prepare_parts(
     store: ObjectStore, ref: ObjectRef, work: OutOfCore, fitted: tuple[Any, ...] | None
 ) -> tuple[ObjectRef, Done]:
     """Prepare an object part by part; the reference returned is of the bytes read."""
-    ref, chunks = store.stream(ref.bucket, ref.key)
-    with closing(chunks):
-        return ref, work.prepare(chunks, ref.size or 0, fitted)
+    with closing(store.open(ref.bucket, ref.key)) as opened:
+        return opened.ref, work.prepare(opened.chunks(), opened.ref.size or 0, fitted)
 
 
 def write(

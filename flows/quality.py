@@ -1,5 +1,6 @@
 """What is in a frame, in figures: those of the quality report. Pure pandas and numpy."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -144,8 +145,8 @@ def profile(frame: pd.DataFrame) -> FrameProfile:
     columns = min(frame.shape[1], MOST_COLUMNS)
     return FrameProfile(
         rows=len(frame),
-        # By position: names may come twice.
-        columns=tuple(_column(frame.iloc[:, position]) for position in range(columns)),
+        # Not by name: names may come twice.
+        columns=tuple(_column(series) for _, series in itertools.islice(frame.items(), columns)),
         left_out=frame.shape[1] - columns,
     )
 

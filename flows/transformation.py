@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from dropflow.errors import RejectedError
 from dropflow.objects import ObjectRef, printable
 from dropflow.receipts import StepDone
 from dropflow.storage import ObjectStore
-from flows import contract, drift, reading, splitting, steps
+from flows import checkpoints, contract, drift, reading, splitting, steps
 from flows.checkpoints import Checkpoints
 from flows.contract import Checked
 from flows.drift import ColumnReference
@@ -55,6 +56,10 @@ class Transformation:
     dataset: Dataset
     stage: Stage
 
+    @cached_property
+    def _checkpoints(self) -> frozenset[str]:
+        return checkpoints.keys(self.store, self.dataset)
+
     def learn(self, ref: ObjectRef, content: bytes) -> Learnt:
         """Fit every step on the object. Raises RejectedError."""
         frame = self.stage("parse", parse, content, ref.key, self.dataset)
@@ -92,14 +97,12 @@ class Transformation:
         self, ref: ObjectRef, frame: pd.DataFrame, preprocessor: Preprocessor | None
     ) -> tuple[pd.DataFrame, list[StepDone], list[str]]:
         """The frame after all steps, those of an earlier attempt taken over."""
-        checkpoints = Checkpoints(
-            self.store, self.dataset, ref, preprocessor.card.sha256 if preprocessor else ""
-        )
+        fitted_as = preprocessor.card.sha256 if preprocessor else ""
+        kept = Checkpoints(self.store, self.dataset, ref, fitted_as, lambda: self._checkpoints)
         learn_from = splitting.train_rows(frame, self.dataset)
         done: list[StepDone] = []
         unknown: list[str] = []
-        first, kept = self.stage("reuse", checkpoints.latest) or (0, frame)
-        frame = kept
+        first, frame = self.stage("reuse", kept.latest) or (0, frame)
         for number, step in enumerate(self.dataset.steps):
             if number < first:
                 done.append(StepDone(name=step.kind, detail="taken from an earlier attempt", seconds=0))
@@ -115,13 +118,13 @@ class Transformation:
                 )
             except Exception:
                 if number > first:
-                    checkpoints.keep(number, frame)
+                    kept.keep(number, frame)
                 raise
             seconds = time.perf_counter() - started
             frame = after
             done.append(StepDone(name=step.kind, detail=detail, seconds=round(seconds, 4)))
             if seconds > LONG_STEP:
-                checkpoints.keep(number + 1, frame)
+                kept.keep(number + 1, frame)
         return frame, done, unknown
 
 

@@ -1,14 +1,17 @@
 """An object store in memory with the same face as `ObjectStore`: for tests that make millions of moves."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import md5
+from io import BytesIO
 from pathlib import Path
+
+from botocore.response import StreamingBody
 
 from dropflow.errors import AlreadyExistsError, ObjectMissingError
 from dropflow.objects import ObjectRef
-from dropflow.storage import ABSENT, CHUNK, Stat
+from dropflow.storage import ABSENT, Opened, Stat
 
 
 @dataclass
@@ -44,10 +47,9 @@ class MemoryStore:
         stored = self._stored(bucket, key)
         return stored.ref, stored.body
 
-    def stream(self, bucket: str, key: str) -> tuple[ObjectRef, Generator[bytes, None, None]]:
+    def open(self, bucket: str, key: str) -> Opened:
         stored = self._stored(bucket, key)
-        pieces = (stored.body[at : at + CHUNK] for at in range(0, len(stored.body), CHUNK))
-        return stored.ref, pieces
+        return Opened(stored.ref, StreamingBody(BytesIO(stored.body), len(stored.body)))
 
     def put(
         self,

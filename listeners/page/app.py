@@ -271,14 +271,14 @@ class Page:
     async def _download(
         self, ref: ObjectRef, kind: str = "application/octet-stream", name: str = ""
     ) -> Response:
-        there, chunks = await self._do(self._store.stream, ref.bucket, ref.key)
-        if ref.etag and there.etag != ref.etag:
-            chunks.close()
+        opened = await self._do(self._store.open, ref.bucket, ref.key)
+        if ref.etag and opened.ref.etag != ref.etag:
+            opened.close()
             raise HTTPException(404, "it was replaced since")
-        headers = {"content-length": str(there.size)}
+        headers = {"content-length": str(opened.ref.size)}
         if name:
             headers["content-disposition"] = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
-        return StreamingResponse(sent(chunks, self._do), headers=headers, media_type=kind)
+        return StreamingResponse(sent(opened, self._do), headers=headers, media_type=kind)
 
     async def _entry(self, given: Any) -> Entry:
         """The entry that a token names. Raises HTTPException."""

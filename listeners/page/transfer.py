@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+
+from dropflow.storage import Opened
 
 SILENCE = 30.0
 """Seconds after which a caller that sends nothing is cut off."""
@@ -76,9 +78,10 @@ async def small_body(request: Request, most: int = 4096) -> bytes:
     return bytes(body)
 
 
-async def sent(chunks: Generator[bytes, None, None], do: Callable[..., Any]) -> AsyncIterator[bytes]:
+async def sent(opened: Opened, do: Callable[..., Any]) -> AsyncIterator[bytes]:
     """Chunks that the store gives, each read by a thread."""
     lock = threading.Lock()
+    chunks = opened.chunks()
 
     def read() -> bytes:
         with lock:
@@ -87,7 +90,7 @@ async def sent(chunks: Generator[bytes, None, None], do: Callable[..., Any]) -> 
     def close() -> None:
         # The browser may have gone while a thread still reads.
         with lock:
-            chunks.close()
+            opened.close()
 
     try:
         while chunk := await do(read):
