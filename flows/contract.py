@@ -158,8 +158,10 @@ def _check(series: pd.Series, column: Column) -> tuple[pd.Series, list[Problem]]
             problems.append(Problem(str(series.name), pd.Series(rows, index=series.index), what, shown))
 
     parsed = _parsed(series, column)
-    values, gaps = parsed.to_numpy(), parsed.isna().to_numpy()
-    missing = gaps if parsed is series else series.isna().to_numpy()
+    values, missing = parsed.to_numpy(), series.isna().to_numpy()
+    # Whatever there is has a text.
+    is_same = parsed is series or column.type in ("category", "text")
+    gaps = missing if is_same else parsed.isna().to_numpy()
     complain(gaps & ~missing, UNREADABLE[column.type])
     if column.type == "number":
         complain(np.isinf(values), "is not finite")

@@ -340,12 +340,13 @@ class Encoder(_Framewise):
             self.encoder_ = TargetEncoder(target_type=kind).fit(_filled(X[name]), y)
         elif self.how == "onehot":
             self.encoder_ = OneHotEncoder(categories=categories, sparse_output=False, handle_unknown="ignore")
-            self.encoder_.fit(_filled(X[name]))
+            # There is nothing to learn: they are given.
+            self.encoder_.fit(categories[0][:, np.newaxis])
         else:
             self.encoder_ = OrdinalEncoder(
                 categories=categories, handle_unknown="use_encoded_value", unknown_value=-1
             )
-            self.encoder_.fit(_filled(X[name]))
+            self.encoder_.fit(categories[0][:, np.newaxis])
         return self
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803

@@ -40,7 +40,9 @@ from listeners.webhook import make_app
 
 log = logging.getLogger(__name__)
 
-TICK, SOON = 1.0, 0.3
+TICK = 1.0
+PAUSE = 0.2
+"""Seconds between two rounds of the same work: in a flood each round does more, and costs as much."""
 THREADS = 16
 HEARTBEAT = 5.0
 LONGEST_WAIT = 30.0
@@ -181,9 +183,10 @@ class Listener:
             await asyncio.sleep(HEARTBEAT)
 
     async def _dispatch(self) -> None:
-        await _set_or_after(self._intake.arrived, SOON if self._dispatcher.gathers else TICK)
+        await _set_or_after(self._intake.arrived, PAUSE if self._dispatcher.gathers else TICK)
         self._intake.arrived.clear()
         await asyncio.to_thread(self._dispatcher.dispatch)
+        await asyncio.sleep(PAUSE)
 
     async def _read_receipts(self) -> None:
         await _set_or_after(self._intake.told, TICK)
@@ -194,6 +197,7 @@ class Listener:
             if await asyncio.to_thread(self._settler.read, some):
                 # A run may have ended: what has gathered can leave.
                 self._intake.arrived.set()
+        await asyncio.sleep(PAUSE)
 
     async def _look(self) -> None:
         while await asyncio.to_thread(self._settler.look) >= BATCH:
