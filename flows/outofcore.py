@@ -12,7 +12,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ from dropflow.receipts import StepDone
 from dropflow.recipes import Step
 from flows import contract, reading, steps
 from flows.ahead import ahead
-from flows.checkpoints import restored
 from flows.encoding import to_readable_csv
 from flows.learners import BOUND, learner
 from flows.pruning import reduced, sources
 from flows.quality import FrameProfile, profile
-from flows.transformers import Columnwise
+from flows.transformers import LARGEST_WHOLE, Columnwise
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +114,7 @@ class Spool:
     def parts(self, columns: Collection[str] | None = None) -> Iterator[pd.DataFrame]:
         """The good rows, of these columns as far as they are there."""
         for path in self.good:
-            names = pq.read_schema(path).names if columns is not None else []
-            wanted = [name for name in names if name in (columns or ())]
-            yield restored(pd.read_parquet(path, columns=None if columns is None else wanted))
+            yield _loaded(path, columns)
 
 
 @dataclass(frozen=True)
@@ -145,17 +142,27 @@ class OutOfCore:
     def prepare(self, content: Iterable[bytes], size: int, fitted: tuple[Any, ...] | None = None) -> Done:
         """Raises RejectedError, and TransientError where the disk has no room.
 
-        `size`: bytes of the content; `fitted`: a transformer a step, where they are not to be learnt.
+        `content` is iterated over a second time where a quick look does not do. `size`: its bytes;
+        `fitted`: a transformer a step, where they are not to be learnt.
         """
         self._check_room(size)
         try:
-            spool = self._spool(content, size)
+            try:
+                spool = self._spool(content, size, reading.stream_plain)
+            except reading.NotPlainError as error:
+                self.told(f"read anew, more slowly: {error}")
+                spool = self._spool(content, size, reading.stream)
             warnings: list[str] = []
             if fitted is None:
                 return self._transform(spool, self._fit(spool, warnings), warnings)
             return self._transform(spool, fitted, warnings, is_reference=True)
         except OSError as error:
             raise TransientError(f"the disk below {self.folder.parent}: {error}") from error
+
+    @property
+    def _never_used(self) -> list[str]:
+        """Columns that the first step drops."""
+        return list(self.dataset.steps[0].drop or ()) if self.dataset.steps else []
 
     def _check_room(self, size: int) -> None:
         free = shutil.disk_usage(self.folder).free
@@ -165,10 +172,10 @@ class OutOfCore:
                 f"{free / 2**30:.1f} are free: make room, or set TMPDIR"
             )
 
-    def _spool(self, content: Iterable[bytes], size: int) -> Spool:
+    def _spool(self, content: Iterable[bytes], size: int, stream: reading.Stream) -> Spool:
         spool = Spool()
         read, next_told = _Counted(content), 0.1
-        for checked, rows in ahead(self._checked(read)):
+        for checked, rows in ahead(self._checked(read, stream)):
             self._keep(spool, checked, rows)
             if read.bytes >= next_told * size:
                 self.told(f"read {read.bytes / size:.0%}: {spool.rows:,} rows")
@@ -178,22 +185,25 @@ class OutOfCore:
         self._check_share(spool)
         return spool
 
-    def _checked(self, content: Iterable[bytes]) -> Iterator[tuple[contract.Checked, int]]:
+    def _checked(
+        self, content: Iterable[bytes], stream: reading.Stream
+    ) -> Iterator[tuple[contract.Checked, int]]:
         """Of each part the rows checked, and their number."""
         numbers = [name for name, column in self.dataset.columns.items() if column.type == "number"]
         before = 0
-        for frame in reading.stream(content, self.dataset.read, numbers, self.part_bytes):
+        for frame in ahead(stream(content, self.dataset.read, numbers, self.part_bytes)):
             if not frame.empty:
-                yield contract.check(frame, self.dataset, first_row=before), len(frame)
+                checked = contract.check(frame, self.dataset, first_row=before)
+                yield replace(checked, bad=_as_written(checked.bad, frame)), len(frame)
             before += len(frame)
 
     def _keep(self, spool: Spool, checked: contract.Checked, rows: int) -> None:
         if not checked.good.empty:
             good = checked.good.set_axis(checked.good.index + spool.rows, axis=0)
-            path = self.folder / f"{len(spool.good):06}.parquet"
-            good.to_parquet(path, compression="lz4")
-            spool.good.append(path)
             spool.sample.add(good)
+            path = self.folder / f"{len(spool.good):06}.arrow"
+            _save(good.drop(columns=self._never_used, errors="ignore"), path)
+            spool.good.append(path)
         for reason, number in checked.reasons.items():
             spool.reasons[reason] += number
             spool.examples.setdefault(reason, checked.examples[reason])
@@ -270,9 +280,12 @@ class OutOfCore:
         shown = Shown()
         rows, unknown, seconds = 0, Counter[str](), [0.0] * len(fitted)
         writer: pq.ParquetWriter | None = None
+        parts = (
+            self._apply(part, fitted, seconds, unknown if is_reference else None)
+            for part in ahead(spool.parts())
+        )
         try:
-            for part in ahead(spool.parts()):
-                frame = self._apply(part, fitted, seconds, unknown if is_reference else None)
+            for frame in ahead(parts):
                 if frame.empty:
                     continue
                 rows += len(frame)
@@ -321,6 +334,37 @@ class OutOfCore:
         if told and self.dataset.unknown_categories == "reject":
             raise RejectedError("; ".join(told))
         return told
+
+
+def _as_written(bad: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows set aside, with whole numbers where the part has no others: people compare them."""
+    if bad.empty:
+        return bad
+    floats = frame.select_dtypes("float64")
+    whole = (floats % 1 == 0).all() & (floats.abs() < LARGEST_WHOLE).all()
+    return bad.astype(dict.fromkeys(floats.columns[whole], "int64"))
+
+
+_LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+def _save(frame: pd.DataFrame, path: Path) -> None:
+    """As Arrow's file format: sooner written and read than Parquet."""
+    table = pa.Table.from_pandas(frame)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema, options=_LZ4) as writer:
+        writer.write_table(table)
+
+
+def _loaded(path: Path, columns: Collection[str] | None) -> pd.DataFrame:
+    """The frame, or these columns of it as far as they are there."""
+    with pa.memory_map(str(path)) as file:
+        schema = pa.ipc.open_file(file).schema
+        index = [name for name in schema.pandas_metadata["index_columns"] if isinstance(name, str)]
+        wanted = {*schema.names} if columns is None else {*columns, *index}
+        places = [place for place, name in enumerate(schema.names) if name in wanted]
+        options = pa.ipc.IpcReadOptions(included_fields=places)
+        frame: pd.DataFrame = pa.ipc.open_file(file, options=options).read_all().to_pandas()
+    return frame
 
 
 def _schema(frame: pd.DataFrame) -> pa.Schema:

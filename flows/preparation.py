@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -344,8 +344,22 @@ def prepare_parts(
     store: ObjectStore, ref: ObjectRef, work: OutOfCore, fitted: tuple[Any, ...] | None
 ) -> tuple[ObjectRef, Done]:
     """Prepare an object part by part; the reference returned is of the bytes read."""
-    with closing(store.open(ref.bucket, ref.key)) as opened:
-        return opened.ref, work.prepare(opened.chunks(), opened.ref.size or 0, fitted)
+    content = Content(store, store.stat(ref.bucket, ref.key))
+    return content.ref, work.prepare(content, content.ref.size or 0, fitted)
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of one version of an object, read as often as they are asked for. Raises TransientError."""
+
+    store: ObjectStore
+    ref: ObjectRef
+
+    def __iter__(self) -> Iterator[bytes]:
+        with closing(self.store.open(self.ref.bucket, self.ref.key)) as opened:
+            if opened.ref.etag != self.ref.etag:
+                raise TransientError(f"{self.ref.url} was overwritten while it was read")
+            yield from opened.chunks()
 
 
 def write(

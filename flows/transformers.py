@@ -15,6 +15,7 @@ from pandas.api.types import infer_dtype
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_selection import f_classif, f_regression, mutual_info_classif, mutual_info_regression
+from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 
 from dropflow.errors import RejectedError
@@ -66,6 +67,10 @@ class Columnwise(_Framewise):
         made: dict[str, pd.DataFrame] = {}
         for (names, _), transformer in zip(self.parts, self.fitted_, strict=True):
             if names == [self.target] and self.target not in X.columns:
+                continue
+            if isinstance(transformer, SimpleImputer):
+                # What it does, without taking texts for objects and back.
+                changed[names[0]] = X[names[0]].fillna(transformer.statistics_[0])
                 continue
             result = transformer.transform(taken(transformer, X, names))
             if isinstance(result, np.ndarray):
@@ -337,7 +342,8 @@ class Encoder(_Framewise):
             assert y is not None
             # A target of whole numbers would be taken for classes.
             kind = "auto" if y.dtype == object else "continuous"
-            self.encoder_ = TargetEncoder(target_type=kind).fit(_filled(X[name]), y)
+            values, places = _distinct(X[name])
+            self.encoder_ = TargetEncoder(target_type=kind).fit(values[places], y)
         elif self.how == "onehot":
             self.encoder_ = OneHotEncoder(categories=categories, sparse_output=False, handle_unknown="ignore")
             # There is nothing to learn: they are given.
@@ -355,7 +361,8 @@ class Encoder(_Framewise):
             shares = dict(zip(self.categories_, self.shares_, strict=True))
             found = to_texts(X[name]).map(shares).astype(float).fillna(0.0)
             return found.where(X[name].notna(), self.gaps_).to_frame(name)
-        encoded = self.encoder_.transform(_filled(X[name]))
+        values, places = _distinct(X[name])
+        encoded = self.encoder_.transform(values)[places]
         names = self.encoder_.get_feature_names_out([name])
         return pd.DataFrame(encoded, index=X.index, columns=names)
 
@@ -384,10 +391,12 @@ def check_names(column: str, categories: list[str]) -> None:
         )
 
 
-def _filled(series: pd.Series) -> npt.NDArray[np.object_]:
-    """Texts, shape (rows, 1)."""
-    texts = to_texts(series).to_numpy()
-    return np.where(pd.isna(texts), GAP, texts)[:, np.newaxis]
+def _distinct(series: pd.Series) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.intp]]:
+    """The distinct values as texts and GAP, shape (values + 1, 1), and the place of each row's among them."""
+    places, found = pd.factorize(series)
+    texts = to_texts(pd.Series(found)).to_numpy()
+    # A gap's place is -1: the last.
+    return np.append(texts.astype(object), GAP)[:, np.newaxis], places
 
 
 def _categories(series: pd.Series) -> list[str]:

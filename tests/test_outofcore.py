@@ -1,7 +1,6 @@
 """Files prepared part by part become what they become as a whole."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ PART = 40_000
 """Bytes: some ten parts."""
 
 
-def chunked(content: bytes, size: int = 7_001) -> Iterator[bytes]:
-    for start in range(0, len(content), size):
-        yield content[start : start + size]
+def chunked(content: bytes, size: int = 7_001) -> list[bytes]:
+    return [content[start : start + size] for start in range(0, len(content), size)]
 
 
 def whole(dataset: Dataset, content: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -7,7 +7,7 @@ the memory that `max_bytes` grants.
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ from flows.reading import (
     excel,
     jsonl,
     parquet,
+    plain,
     rejections,
     signatures,
     text,
@@ -55,6 +56,7 @@ _MODULES = (
     excel,
     jsonl,
     parquet,
+    plain,
     rejections,
     signatures,
     text,
@@ -85,7 +87,10 @@ def can_be_streamed(beginning: bytes, name: str, reading: Reading) -> bool:
     return kind == "csv" and delimited.can_be_streamed(beginning, reading)
 
 
-stream = delimited.stream
+Stream = Callable[[Iterable[bytes], Reading, Collection[str], int], Iterator[pd.DataFrame]]
+stream: Stream = delimited.stream
+stream_plain: Stream = plain.stream
+NotPlainError = plain.NotPlainError
 
 
 def read_csv(content: bytes, numbers: Collection[str]) -> pd.DataFrame:

@@ -25,7 +25,7 @@ MOST_CELLS = 2**22
 
 def read(content: bytes, reading: Reading, numbers: Collection[str]) -> pd.DataFrame:
     content = utf8(content, reading, "CSV")
-    delimiter = _sniffed(content, reading) if reading.delimiter == "auto" else reading.delimiter
+    delimiter = _delimiter(content, reading)
     with _errors(delimiter):
         header = _header(content, delimiter)
         _check_padding(content, len(header), reading)
@@ -50,9 +50,9 @@ def stream(
     source = iter(chunks)
     first = next(source, b"")
     beginning = utf8(_whole_lines(first), reading, "CSV")
-    delimiter = _sniffed(beginning, reading) if reading.delimiter == "auto" else reading.delimiter
+    delimiter = _delimiter(beginning, reading)
     encoding = "utf-8-sig" if reading.encoding == "utf-8" else reading.encoding
-    text = io.TextIOWrapper(io.BufferedReader(_Bytes(first, source)), encoding, newline="")
+    text = io.TextIOWrapper(io.BufferedReader(Bytes(first, source)), encoding, newline="")
     rows = 0
     try:
         with _errors(delimiter):
@@ -66,7 +66,15 @@ def stream(
         raise RejectedError(f"{error} (after data row {rows:,})" if rows else str(error)) from error
 
 
-class _Bytes(io.RawIOBase):
+def header(beginning: bytes, reading: Reading) -> tuple[list[str], str]:
+    """The column names as pandas calls them, and the delimiter. Raises RejectedError."""
+    beginning = utf8(_whole_lines(beginning), reading, "CSV")
+    delimiter = _delimiter(beginning, reading)
+    with _errors(delimiter):
+        return _header(beginning, delimiter), delimiter
+
+
+class Bytes(io.RawIOBase):
     """Chunks as a file; text has no NUL bytes."""
 
     def __init__(self, first: bytes, others: Iterator[bytes]) -> None:
@@ -165,6 +173,10 @@ def _check_padding(content: bytes, columns: int, reading: Reading) -> None:
             f"has {columns:,} columns and many rows that lack most of them: "
             f"filled up they would take more than {reading.max_bytes:,} bytes"
         )
+
+
+def _delimiter(content: bytes, reading: Reading) -> str:
+    return _sniffed(content, reading) if reading.delimiter == "auto" else reading.delimiter
 
 
 def _sniffed(content: bytes, reading: Reading) -> str:
