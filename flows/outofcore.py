@@ -9,9 +9,11 @@ Memory holds a few parts and what the learners keep (flows/learners.py), whateve
 
 import logging
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,8 @@ from dropflow.errors import RejectedError, TransientError
 from dropflow.receipts import StepDone
 from dropflow.recipes import Step
 from flows import contract, reading, steps
-from flows.ahead import ahead
-from flows.encoding import to_readable_csv
+from flows.ahead import ahead, mapped
+from flows.encoding import PARQUET, to_readable_csv
 from flows.learners import BOUND, learner
 from flows.pruning import reduced, sources
 from flows.quality import FrameProfile, profile
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 PART_BYTES = 8 * 2**20
 """Of the raw file; a part's frame takes some ten times that."""
 MOST_SHOWN_ROWS = 50_000
+SWITCH_SECONDS = 0.0005
 
 
 def why_not(dataset: Dataset, fitted: bool) -> str:
@@ -73,13 +76,19 @@ class Shown:
     every: int = 1
 
     def add(self, frame: pd.DataFrame) -> None:
+        # Few of a part from the start: rows that are dropped again take as long to copy.
+        while len(frame) > self.every * MOST_SHOWN_ROWS / 4:
+            self._thin_out()
         # A copy: a view would keep all the rows.
         self.frames.append(frame.iloc[:: self.every].copy())
         self.rows += len(self.frames[-1])
         while self.rows > MOST_SHOWN_ROWS:
-            self.every *= 2
-            self.frames = [one.iloc[::2].copy() for one in self.frames]
-            self.rows = sum(map(len, self.frames))
+            self._thin_out()
+
+    def _thin_out(self) -> None:
+        self.every *= 2
+        self.frames = [one.iloc[::2].copy() for one in self.frames]
+        self.rows = sum(map(len, self.frames))
 
     def profile(self) -> FrameProfile:
         return profile(pd.concat(self.frames))
@@ -146,6 +155,10 @@ class OutOfCore:
         `fitted`: a transformer a step, where they are not to be learnt.
         """
         self._check_room(size)
+        with _threads_that_alternate():
+            return self._prepare(content, size, fitted)
+
+    def _prepare(self, content: Iterable[bytes], size: int, fitted: tuple[Any, ...] | None) -> Done:
         try:
             try:
                 spool = self._spool(content, size, reading.stream_plain)
@@ -280,19 +293,19 @@ class OutOfCore:
         shown = Shown()
         rows, unknown, seconds = 0, Counter[str](), [0.0] * len(fitted)
         writer: pq.ParquetWriter | None = None
-        parts = (
-            self._apply(part, fitted, seconds, unknown if is_reference else None)
-            for part in ahead(spool.parts())
-        )
+
+        def made(path: Path) -> pd.DataFrame:
+            return self._apply(_loaded(path), fitted, seconds, unknown if is_reference else None)
+
         try:
-            for frame in ahead(parts):
+            for frame in mapped(made, spool.good):
                 if frame.empty:
                     continue
                 rows += len(frame)
                 shown.add(frame)
                 plain = frame.reset_index(drop=True)
                 if writer is None:
-                    writer = pq.ParquetWriter(output, _schema(plain))
+                    writer = pq.ParquetWriter(output, _schema(plain), **PARQUET)
                 writer.write_table(pa.Table.from_pandas(plain, writer.schema, preserve_index=False))
         except pa.ArrowException as error:
             raise RejectedError(
@@ -336,6 +349,17 @@ class OutOfCore:
         return told
 
 
+@contextmanager
+def _threads_that_alternate() -> Iterator[None]:
+    """One that has read waits 5 ms for another that computes, by default, and does so thousands of times."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
 def _as_written(bad: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows set aside, with whole numbers where the part has no others: people compare them."""
     if bad.empty:
@@ -355,7 +379,7 @@ def _save(frame: pd.DataFrame, path: Path) -> None:
         writer.write_table(table)
 
 
-def _loaded(path: Path, columns: Collection[str] | None) -> pd.DataFrame:
+def _loaded(path: Path, columns: Collection[str] | None = None) -> pd.DataFrame:
     """The frame, or these columns of it as far as they are there."""
     with pa.memory_map(str(path)) as file:
         schema = pa.ipc.open_file(file).schema

@@ -186,7 +186,7 @@ def apply(
     if result.empty and not frame.empty and not is_part:
         raise RejectedError(f"step {title(step)} leaves none of the {len(frame):,} rows")
     _check_finite(frame, result, step)
-    return result, fitted, describe(step, frame, result)
+    return result, fitted, "" if is_part else describe(step, frame, result)
 
 
 @contextmanager
