@@ -4,8 +4,8 @@
     python benchmarks/large.py --mib 2048
 
 Time and peak memory of a process of its own each, imports left out of the time. The recipe is the sample
-dataset's `churn`. The in-memory script (bare.py) validates nothing and reports nothing; nor does polars, which
-takes part where it is installed: pip install polars.
+dataset's `churn`. The script in memory (bare.py) validates and reports nothing; nor does polars, which takes
+part where it is installed: pip install polars.
 """
 
 import argparse
