@@ -1,6 +1,7 @@
 """The dispatcher: pending objects are matched with their dataset and leave as Prefect events."""
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from dropflow.crashpoints import Point, reached
@@ -24,6 +25,10 @@ PER_OBJECT = 0.1
 """Seconds more that each object of a delivery is given."""
 
 
+GATHER = (timedelta(0), timedelta(seconds=0.3), timedelta(seconds=1.2), timedelta(seconds=4.8))
+"""How long objects wait for others to leave with, while so many runs are at work: each costs 1 s of CPU."""
+
+
 class Dispatcher:
     """Moves objects from pending to dispatched."""
 
@@ -37,6 +42,7 @@ class Dispatcher:
         listener: str,
         runs_per_dataset: int = 4,
         receipt_seconds: float = 20,
+        gather: Sequence[timedelta] = (),
     ) -> None:
         self._ledger = ledger
         self._datasets = datasets
@@ -45,6 +51,7 @@ class Dispatcher:
         self._listener = listener
         self._most_in_flight = runs_per_dataset
         self._receipt_seconds = receipt_seconds
+        self._gather = gather
         self.paused = Paused(prefect)
         self._held: dict[str, datetime] = {}
         self.gathers = False
@@ -64,7 +71,7 @@ class Dispatcher:
         self.gathers = False
         for name in filter(self._may_leave, self._datasets.by_name):
             self.gathers = True
-            while delivery := self._ledger.outbox.claim(name, self._listener, self._most_in_flight):
+            while delivery := self._claim(name):
                 reached(Point.OBJECTS_CLAIMED)
                 posted += self._post(delivery)
         if troubles:
@@ -82,6 +89,9 @@ class Dispatcher:
             self._ledger.outbox.release(dataset)
             del self._held[dataset]
         return True
+
+    def _claim(self, dataset: str) -> Delivery | None:
+        return self._ledger.outbox.claim(dataset, self._listener, self._most_in_flight, self._gather)
 
     def _post(self, delivery: Delivery) -> int:
         if delivery.refs:

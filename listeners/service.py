@@ -26,7 +26,7 @@ from dropflow.receipts import PREFIX
 from dropflow.settings import Settings
 from dropflow.storage import connect
 from listeners.canary import make_canary
-from listeners.dispatcher import Dispatcher
+from listeners.dispatcher import GATHER, Dispatcher
 from listeners.expectations import Expectations
 from listeners.http import server_config
 from listeners.intake import Intake
@@ -82,6 +82,7 @@ class Listener:
             listener=self._id,
             runs_per_dataset=settings.runs_per_dataset,
             receipt_seconds=settings.receipt_seconds,
+            gather=GATHER,
         )
         self._settler = Settler(
             self._ledger,

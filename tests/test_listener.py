@@ -208,6 +208,24 @@ def test_while_runs_are_in_flight_arrivals_gather_into_one_event(ledger: Ledger,
     assert listener.prefect.batches()[2:] == [[ref.key for ref in refs[2:]]]
 
 
+NONE, LONG = timedelta(0), timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("gather", "batches"), [((NONE, LONG), 1), ((NONE, NONE, LONG), 2), ((NONE, NONE), 3), ((), 3)]
+)
+def test_the_more_runs_are_at_work_the_longer_objects_wait_for_others(
+    ledger: Ledger, store: ObjectStore, gather: tuple[timedelta, ...], batches: int
+) -> None:
+    listener = make_listener(ledger, store, load_datasets(PROJECT / "datasets"), gather=gather)
+    for number in range(3):
+        listener.see(listener.put(f"churn/{number}.csv"))
+        listener.dispatcher.dispatch()
+    assert len(listener.prefect.batches()) == batches
+    listener.dispatcher.dispatch()
+    assert listener.dispatcher.gathers == (batches < 3)
+
+
 def test_an_overwritten_object_is_a_new_object(listener: Listener) -> None:
     listener.put("churn/a.csv", b"1")
     assert listener.sweep().new == 1
@@ -658,10 +676,14 @@ def test_an_object_alone_that_takes_too_much_is_not_tried_again(listener: Listen
     assert listener.fate(first.key) == listener.fate(second.key) == (Fate.PENDING, f"run r ended as {state}")
 
 
-def test_as_many_runs_as_may_be_at_work_share_what_waits(listener: Listener) -> None:
+@pytest.mark.parametrize(("fewest", "sizes"), [(200, [160]), (25, [40, 30, 25, 25])])
+def test_as_many_runs_as_may_be_at_work_share_what_waits(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, fewest: int, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(outbox, "FEWEST", fewest)
     listener.see(*(listener.put(f"churn/{number}.csv", b"%d" % number) for number in range(160)))
     listener.dispatcher.dispatch()
-    assert [len(keys) for keys in listener.prefect.batches()] == [40, 30, 25, 25]
+    assert [len(keys) for keys in listener.prefect.batches()] == sizes
 
 
 def test_what_fails_in_company_is_delivered_alone_in_the_end(listener: Listener) -> None:
@@ -675,8 +697,8 @@ def test_what_fails_in_company_is_delivered_alone_in_the_end(listener: Listener)
         listener.prefect.run(*(ref.key for ref in refs), kind="CRASHED")
         while any(listener.entry(ref.key).fate is Fate.DISPATCHED for ref in refs):
             listener.settler.look()
-    # A quarter of those that wait; of the second ones at most 100, of the third at most 10.
-    assert 38 == sizes[0] >= sizes[1] > sizes[2] == 10
+    # All that wait; of the second ones at most 100, of the third at most 10.
+    assert sizes == [150, 100, 10]
 
 
 def test_a_delivery_never_exceeds_what_prefect_takes_as_parameters(listener: Listener) -> None:

@@ -17,6 +17,7 @@ from flows import learners, outofcore, reading
 from flows.learners import BOUND, SAMPLE
 from flows.outofcore import OutOfCore, why_not
 from flows.preparation import Preparation
+from flows.transformers import to_numbers
 
 CONTENT = churn_csv(rows=6_000, seed=71)
 PART = 40_000
@@ -167,6 +168,98 @@ def test_a_stream_is_what_the_whole_is(name: str, size: int) -> None:
     assert len(found) > 1 or size == 300
     together = pd.concat(found, ignore_index=True)
     pd.testing.assert_frame_equal(together, expected, check_dtype=False)
+
+
+NUMBERS = [
+    *(
+        "+1",
+        " 1",
+        "1 ",
+        "1.",
+        ".5",
+        "1e5",
+        "inf",
+        "-inf",
+        "Infinity",
+        "nan",
+        "NaN",
+        "NAN",
+        "-nan",
+        "0x10",
+        "1_0",
+    ),
+    *(
+        "1e400",
+        "-1e400",
+        "1e-400",
+        "True",
+        "",
+        "007",
+        "9007199254740993",
+        "18446744073709551616",
+        '""',
+        '"1"',
+    ),
+    *('" 1"', "1d5", "1e", "--1", "123456789.123456789", "4.9e-324", "NA", "\u00b2", "\uff11"),
+]
+TEXTS = [
+    *(
+        "x",
+        " x ",
+        "",
+        '""',
+        "NA",
+        "007",
+        '"a,b"',
+        '"a""b"',
+        '"a\nb"',
+        'a"b',
+        '"a"b',
+        'a"b"c',
+        '"x',
+        "é",
+        "\\N",
+    ),
+    *("null", "a\\,b", "  ", "\x0b", "1.0", "x,y", "x,", "\xa0"),
+]
+
+
+def spelled(*rows: str) -> bytes:
+    return "\n".join(["a,b", "1,first", *rows, "2,last", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *NASTY.values(),
+        *(spelled(f"{number},x") for number in NUMBERS),
+        *(spelled(f"7,{text}") for text in TEXTS),
+        *(spelled(row) for row in ("", " ", ",", "7", "\r", "7,x\r8,y")),
+        *(b"a,b\r\n1,x\r\n2,y", b"a,b\n1,\xff\n", b"\n" + spelled(), b"\xef\xbb\xbf" + spelled()),
+        *(b"a, b\n1,x\n", b"a,\n1,x\n", b'"a",b\n1,x\n', b"a\n1\n", b"a;b\n1;x\n", b"a,b\n1,x\n2,\0\n"),
+    ],
+)
+@pytest.mark.parametrize("size", [64, 2**20])
+def test_what_arrow_reads_is_what_pandas_reads_or_nothing(content: bytes, size: int) -> None:
+    try:
+        expected: Any = reading.read(content, "x.csv", Reading(), ["a"])
+    except RejectedError as error:
+        expected = str(error)
+    found: Any
+    try:
+        found = pd.concat(
+            reading.stream_plain(chunked(content, 50), Reading(), ["a"], size), ignore_index=True
+        )
+    except reading.NotPlainError:
+        return
+    except RejectedError as error:
+        found = str(error)
+    if isinstance(expected, str):
+        assert found == expected
+        return
+    numbers = to_numbers(expected["a"])
+    assert (numbers.isna() == expected["a"].isna()).all(), "what is no number is a bad row"
+    pd.testing.assert_frame_equal(found, expected.assign(a=numbers), check_exact=True)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ Whoever dies in between leaves a delivery that is not posted; it is posted again
 which Prefect takes for the same event.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -23,8 +23,6 @@ SIZES = (500, 100, 10, 1)
 """Objects in a first, second, … delivery: one that kills its run is alone in the end."""
 FEWEST = 200
 """Objects that are not divided among deliveries: one run has all cores of a machine."""
-GATHER = (timedelta(0), timedelta(seconds=0.3), timedelta(seconds=1.2), timedelta(seconds=4.8))
-"""How long the first object waits for others while so many runs are at work: each costs seconds of CPU."""
 MOST_KEY_BYTES = 200_000
 """Of one delivery's keys: Prefect refuses run parameters over 512 KiB."""
 HOLD_BATCH, OVERLAP = 1000, timedelta(seconds=10)
@@ -38,8 +36,13 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, dataset: str, holder: str, most_in_flight: int) -> Delivery | None:
-        """Take what waits for the dataset; None when nothing does, or enough is in flight already."""
+    def claim(
+        self, dataset: str, holder: str, most_in_flight: int, gather: Sequence[timedelta] = ()
+    ) -> Delivery | None:
+        """Take what waits for the dataset; None when nothing does, or enough is in flight already.
+
+        `gather`: how long the first of them waits for others while none, one, two, … runs are at work.
+        """
         moment = now()
         ordered = (
             sa.select(objects).where(_waiting(dataset, moment)).order_by(objects.c.ready_at, objects.c.id)
@@ -52,7 +55,8 @@ class Outbox:
             if in_flight >= most_in_flight:
                 return None
             first = db.execute(ordered.limit(1)).one_or_none()
-            if first is None or first.ready_at > moment - GATHER[min(in_flight, len(GATHER) - 1)]:
+            patience = gather[min(in_flight, len(gather) - 1)] if gather else timedelta(0)
+            if first is None or first.ready_at > moment - patience:
                 return None
             alike = sa.and_(objects.c.deliveries == first.deliveries, objects.c.force == first.force)
             size = _share(db, ordered, most_in_flight, SIZES[min(first.deliveries, len(SIZES) - 1)])

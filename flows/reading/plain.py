@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import pandas as pd
 import pyarrow as pa
-from pyarrow import csv
+from pyarrow import compute, csv
 
 from dropflow.errors import RejectedError
 from dropflow.formats import Reading
@@ -26,7 +26,7 @@ def stream(
     chunks: Iterable[bytes], reading: Reading, numbers: Collection[str], size: int
 ) -> Iterator[pd.DataFrame]:
     """As `delimited.stream`. Raises NotPlainError, perhaps after some parts."""
-    source = iter(chunks)
+    source = _Quotes(chunks)
     first = next(source, b"")
     header, delimiter = _header(first, reading)
     try:
@@ -42,9 +42,38 @@ def stream(
             ),
         )
         for batch in batches:
+            _check_numbers(batch)
             yield batch.to_pandas()
     except (pa.ArrowException, ValueError) as error:
         raise NotPlainError(str(error).splitlines()[0][:200]) from error
+
+
+class _Quotes:
+    """Chunks, whose quotes are counted: Arrow takes one that is never closed for the end of a text."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._number = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = next(self._chunks)
+        except StopIteration:
+            if self._number % 2:
+                raise NotPlainError("a quote is open at its end, or part of a text") from None
+            raise
+        self._number += chunk.count(QUOTE)
+        return chunk
+
+
+def _check_numbers(batch: pa.RecordBatch) -> None:
+    """Arrow takes -NaN for a number; gaps that are empty are none of its NaN."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_floating(column.type) and compute.any(compute.is_nan(column)).as_py():
+            raise NotPlainError(f"column {name} has a gap that is written out")
 
 
 def _header(beginning: bytes, reading: Reading) -> tuple[list[str], str]:

@@ -1,0 +1,132 @@
+"""Processes that share the objects of a run: real ones, forked from one of ours."""
+
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dropflow.datasets import Dataset
+from dropflow.samples import churn_csv
+from dropflow.settings import Settings
+from dropflow.storage import ObjectStore
+from flows.preparation import Prepared, Work
+from flows.preparers import Line, Preparers
+from flows.preprocessors import cards
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["flows.preparers"])
+LETHAL = 777_777.0
+
+
+def prepare(frame: pd.DataFrame) -> pd.DataFrame:
+    """A dataset's own function, which one value kills."""
+    if (frame["EstimatedSalary"] == LETHAL).any():
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return frame
+
+
+def shared(settings: Settings, number: int, work: Work, keys: list[str], answers: Any) -> None:
+    """In a process of its own, which is forked while it has no threads."""
+    assert settings.s3_endpoint
+    assert settings.s3_access_key
+    assert settings.s3_secret_key
+    os.environ["DROPFLOW_S3_ENDPOINT"] = settings.s3_endpoint
+    os.environ["DROPFLOW_S3_ACCESS_KEY"] = settings.s3_access_key.get_secret_value()
+    os.environ["DROPFLOW_S3_SECRET_KEY"] = settings.s3_secret_key.get_secret_value()
+    mine = Preparers(number)
+    answers.send(list(mine.prepare(work, keys)))
+
+
+def outcomes(
+    settings: Settings, work: Work, keys: list[str], number: int = 2
+) -> list[tuple[Prepared, list[Line]]]:
+    ours, theirs = multiprocessing.Pipe()
+    process = processes.Process(target=shared, args=(settings, number, work, keys, theirs))
+    process.start()
+    theirs.close()
+    try:
+        assert ours.poll(60), "the preparers do not end"
+        answers: list[tuple[Prepared, list[Line]]] = ours.recv()
+    finally:
+        process.join(10)
+    assert process.exitcode == 0
+    return answers
+
+
+def put(store: ObjectStore, number: int) -> list[str]:
+    keys = [f"churn/{place}.csv" for place in range(number)]
+    for place, key in enumerate(keys):
+        store.put("raw", key, churn_csv(rows=20, seed=place), "text/csv")
+    return keys
+
+
+def kill(store: ObjectStore, key: str) -> None:
+    header, first, *rows = store.get("raw", key)[1].decode().splitlines()
+    cells = first.split(",")
+    cells[header.split(",").index("EstimatedSalary")] = str(LETHAL)
+    store.put("raw", key, "\n".join([header, ",".join(cells), *rows]).encode(), "text/csv")
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_every_object_is_prepared_once(
+    settings: Settings, store: ObjectStore, churn: Dataset, number: int
+) -> None:
+    keys = put(store, 7)
+    found = [
+        prepared for prepared, _ in outcomes(settings, Work(churn, "run"), [*keys, "churn/none.csv"], number)
+    ]
+    assert sorted(one.key for one in found) == sorted([*keys, "churn/none.csv"])
+    assert Counter(one.result for one in found) == {"processed": 7, "missing": 1}
+    assert len(list(store.list("processed", "churn/"))) == 7
+
+
+def test_a_file_that_kills_takes_no_other_with_it(
+    settings: Settings, store: ObjectStore, churn: Dataset
+) -> None:
+    keys = put(store, 8)
+    kill(store, keys[2])
+    work = Work(churn.model_copy(update={"prepare": "test_preparers:prepare"}), "run")
+    found = {prepared.key: prepared for prepared, _ in outcomes(settings, work, keys)}
+    assert {key for key, one in found.items() if one.result == "processed"} == {*keys} - {keys[2]}
+    assert found[keys[2]].result == "failed"
+    assert "s3://raw/churn/2.csv its process was ended by SIGSEGV" in found[keys[2]].message
+
+
+def test_where_every_process_was_killed_what_is_left_fails_and_nothing_hangs(
+    settings: Settings, store: ObjectStore, churn: Dataset
+) -> None:
+    keys = put(store, 5)
+    for key in keys[:2]:
+        kill(store, key)
+    work = Work(churn.model_copy(update={"prepare": "test_preparers:prepare"}), "run")
+    found = {prepared.key: prepared for prepared, _ in outcomes(settings, work, keys, 2)}
+    assert len(found) == 5
+    left = [one for one in found.values() if "no process is left" in one.message]
+    assert left
+    assert all(one.result == "failed" for one in left)
+
+
+def test_what_is_logged_comes_with_the_outcome(
+    settings: Settings, store: ObjectStore, churn: Dataset
+) -> None:
+    keys = put(store, 3)
+    # Larger than large, and what a whole file is needed for: that is said in the log.
+    work = Work(churn.model_copy(update={"prepare": "test_preparers:prepare"}), "run", large_bytes=1)
+    for prepared, lines in outcomes(settings, work, keys):
+        assert prepared.result == "processed"
+        assert [line for line in lines if f"{prepared.key} is large, and prepared in memory" in line.text]
+
+
+def test_one_object_teaches_and_the_others_wait_for_it(
+    settings: Settings, store: ObjectStore, churn: Dataset
+) -> None:
+    keys = put(store, 6)
+    reference = Dataset.model_validate({**churn.model_dump(), "fit": "reference"})
+    first = outcomes(settings, Work(reference, "run"), keys)
+    again = outcomes(settings, Work(reference, "again", refit=True), keys)
+    assert {one.result for one, _ in [*first, *again]} == {"processed"}
+    assert [card.version for card in cards(store, reference)] == [1, 2]
