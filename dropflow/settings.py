@@ -40,7 +40,7 @@ class Settings(BaseModel):
     worker_limit: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
 
     batch_processes: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, ge=1, description="that share the objects of one run"
+        default_factory=lambda: min(os.cpu_count() or 1, 8), ge=1, description="that share a run's objects"
     )
 
     worker_start: WorkerStart = Field(

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import sklearn
@@ -80,7 +79,7 @@ class Checkpoints:
             for number in range(len(self.dataset.steps), 0, -1):
                 if there and self._key(number) in there:
                     content = self.store.get(bucket, self._key(number))[1]
-                    return number, restored(pd.read_parquet(io.BytesIO(content)))
+                    return number, pd.read_parquet(io.BytesIO(content))
         except (DropflowError, pa.ArrowException, ValueError) as error:
             log.warning("checkpoint of %s: %s; computing again", self.ref.url, error)
         return None
@@ -110,16 +109,6 @@ class Checkpoints:
 def keys(store: ObjectStore, dataset: Dataset) -> frozenset[str]:
     """Of all checkpoints of the dataset: some, as they live a day, and slow steps are few."""
     return frozenset(ref.key for ref in store.list(dataset.output_bucket, f"{PREFIX}{dataset.name}/"))
-
-
-def restored(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text as plain objects with NaN for gaps, as the steps know it."""
-    texts = [
-        name for name, dtype in frame.dtypes.items() if dtype.kind == "O" or isinstance(dtype, pd.StringDtype)
-    ]
-    return frame.assign(
-        **{str(name): frame[name].astype(object).where(frame[name].notna(), np.nan) for name in texts}
-    )
 
 
 def _digest(parts: Sequence[object]) -> str:

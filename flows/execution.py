@@ -25,14 +25,12 @@ def run_flow_run(flow_run_id: UUID, environment: dict[str, str], at_once: int = 
     from prefect import flow_engine
     from prefect.engine import handle_engine_signals
 
+    from flows import preparers
+
     lead_session()
     os.environ.update(environment)
     tempfile.tempdir = None  # the template may have asked for it, and it is the run's own
-    if at_once:
-        from flows import preparers
-
-        preparers.fork(at_once)
-    with handle_engine_signals(flow_run_id):
+    with preparers.forked_for_the_run(at_once), handle_engine_signals(flow_run_id):
         flow_run, flow = flow_engine.load_flow_and_flow_run(flow_run_id)
         _do_without(flow_engine, "_send_heartbeats")
         if flow.name not in LONG:

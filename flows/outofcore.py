@@ -40,6 +40,8 @@ PART_BYTES = 8 * 2**20
 """Of the raw file; a part's frame takes some ten times that."""
 MOST_SHOWN_ROWS = 50_000
 SWITCH_SECONDS = 0.0005
+ROOM = 4
+"""Times the file's size on disk: parts take up to two and a half, where cells are single letters."""
 
 
 def why_not(dataset: Dataset, fitted: bool) -> str:
@@ -160,11 +162,7 @@ class OutOfCore:
 
     def _prepare(self, content: Iterable[bytes], size: int, fitted: tuple[Any, ...] | None) -> Done:
         try:
-            try:
-                spool = self._spool(content, size, reading.stream_plain)
-            except reading.NotPlainError as error:
-                self.told(f"read anew, more slowly: {error}")
-                spool = self._spool(content, size, reading.stream)
+            spool = self._spool_plain(content, size) or self._spool(content, size, reading.stream)
             warnings: list[str] = []
             if fitted is None:
                 return self._transform(spool, self._fit(spool, warnings), warnings)
@@ -179,11 +177,19 @@ class OutOfCore:
 
     def _check_room(self, size: int) -> None:
         free = shutil.disk_usage(self.folder).free
-        if free < 2 * size:
+        if free < ROOM * size:
             raise TransientError(
-                f"needs {2 * size / 2**30:.1f} GiB of disk below {self.folder.parent}, where "
+                f"needs {ROOM * size / 2**30:.1f} GiB of disk below {self.folder.parent}, where "
                 f"{free / 2**30:.1f} are free: make room, or set TMPDIR"
             )
+
+    def _spool_plain(self, content: Iterable[bytes], size: int) -> Spool | None:
+        """None where that does not do."""
+        try:
+            return self._spool(content, size, reading.stream_plain)
+        except reading.NotPlainError as error:
+            self.told(f"read anew, more slowly: {error}")
+            return None
 
     def _spool(self, content: Iterable[bytes], size: int, stream: reading.Stream) -> Spool:
         spool = Spool()

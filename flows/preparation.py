@@ -113,6 +113,8 @@ class Preparation:
         done: dict[str, Any] | None
         try:
             if self._is_large(ref, preprocessor):
+                # It is read in a way of its own, which takes long.
+                opened.close()
                 done = self._make_large(ref, fingerprint, preprocessor)
             else:
                 ref, content = self.stage("read", read, self.store, opened)

@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -20,6 +20,7 @@ from dropflow.storage import connect
 from flows.limits import how_it_ended
 from flows.preparation import Preparation, Prepared, Work
 
+NONE_LEFT = "no process is left to prepare it: the worker's log may tell why"
 AHEAD = 2
 """Keys that a preparer has been given: it need not wait for the next."""
 
@@ -46,24 +47,24 @@ class Preparers:
         for _ in range(number):
             ours, theirs = multiprocessing.Pipe()
             others = [ours, *(one.pipe for one in self._preparers)]
-            process = multiprocessing.get_context("fork").Process(
-                target=_serve, args=(theirs, others), daemon=True
-            )
+            process = multiprocessing.get_context("fork").Process(target=_serve, args=(theirs, others))
             process.start()
             theirs.close()
             self._preparers.append(_Preparer(process, ours))
 
-    def prepare(self, work: Work, keys: Sequence[str]) -> Iterator[tuple[Prepared, list[Line]]]:
+    def prepare(
+        self, work: Work, keys: Sequence[str], *, one_teaches: bool = False
+    ) -> Iterator[tuple[Prepared, list[Line]]]:
         """Prepare the objects; outcomes come as they are done, with what was logged.
 
-        Where an object is to teach the preprocessor, the others wait until one has.
+        `one_teaches`: the preprocessor is fitted on one of them, and the others wait until that is done.
         """
         waiting = deque(keys)
-        learning = work.dataset.fit.mode == "reference"
+        learning = one_teaches
         self._tell(work)
         while waiting or any(one.given for one in self._preparers):
             if not self._preparers:
-                yield _failed(work, waiting.popleft(), "no process is left to prepare it"), []
+                yield _failed(work, waiting.popleft(), NONE_LEFT), []
                 continue
             self._hand_out(waiting, alone=learning)
             for preparer in self._ready():
@@ -73,17 +74,29 @@ class Preparers:
                     learning = False
                     self._tell(replace(work, refit=False))
 
+    def end(self) -> None:
+        for one in self._preparers:
+            one.pipe.close()
+            one.process.terminate()
+            one.process.join()
+
     def _tell(self, work: Work) -> None:
         for one in self._preparers:
-            _send(one.pipe, work)
+            _sent(one.pipe, work)
 
     def _hand_out(self, waiting: deque[str], *, alone: bool) -> None:
         most, preparers = (1, self._preparers[:1]) if alone else (AHEAD, self._preparers)
         for number in range(1, most + 1):
-            for one in preparers:
+            for one in list(preparers):
                 if waiting and len(one.given) < number:
-                    one.given.append(waiting.popleft())
-                    _send(one.pipe, one.given[-1])
+                    self._give(one, waiting)
+
+    def _give(self, preparer: _Preparer, waiting: deque[str]) -> None:
+        if _sent(preparer.pipe, waiting[0]):
+            preparer.given.append(waiting.popleft())
+        elif not preparer.given:
+            # It has ended before it began: no object is to blame.
+            self._preparers.remove(preparer)
 
     def _ready(self) -> list[_Preparer]:
         at_work = [one for one in self._preparers if one.given]
@@ -93,7 +106,7 @@ class Preparers:
     def _answer(self, preparer: _Preparer, work: Work, waiting: deque[str]) -> tuple[Prepared, list[Line]]:
         try:
             answer: tuple[Prepared, list[Line]] = preparer.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self._preparers.remove(preparer)
             preparer.process.join()
             culprit, *others = preparer.given
@@ -107,9 +120,16 @@ class Preparers:
 _forked: list[Preparers] = []
 
 
-def fork(number: int) -> None:
-    """Fork the run's preparers, before it does anything else."""
-    _forked.append(Preparers(number))
+@contextmanager
+def forked_for_the_run(number: int) -> Iterator[None]:
+    """The run's preparers: forked before it does anything else, ended with it."""
+    if number:
+        _forked.append(Preparers(number))
+    try:
+        yield
+    finally:
+        while _forked:
+            _forked.pop().end()
 
 
 def forked() -> Preparers | None:
@@ -117,10 +137,13 @@ def forked() -> Preparers | None:
     return _forked[0] if _forked else None
 
 
-def _send(pipe: Connection, message: Work | str) -> None:
-    # One that has ended says so where its answer is read.
-    with suppress(BrokenPipeError):
+def _sent(pipe: Connection, message: Work | str) -> bool:
+    """False where nobody is left to take it."""
+    try:
         pipe.send(message)
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def _failed(work: Work, key: str, why: str) -> Prepared:

@@ -132,17 +132,18 @@ def preprocess(
 
 def _in_batch(store: ObjectStore, work: Work, keys: list[str], log: Log) -> Iterator[Prepared]:
     """Prepare many objects: by the run's preparers, or where it has none, a few at once in threads."""
+    preparation = work.preparation(store, log=log)
     if preparers := forked():
-        for prepared, lines in preparers.prepare(work, keys):
+        one_teaches = not preparation.reference.is_settled()
+        for prepared, lines in preparers.prepare(work, keys, one_teaches=one_teaches):
             for level, text in lines:
                 log.log(level, "%s", text)
             yield prepared
         return
-    prepare = work.preparation(store, log=log).prepare
     # The context carries the run to its threads: their log lines belong to it.
     contexts = (copy_context() for _ in keys)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from pool.map(lambda context, key: context.run(prepare, key), contexts, keys)
+        yield from pool.map(lambda context, key: context.run(preparation.prepare, key), contexts, keys)
 
 
 def _chosen(store: ObjectStore, dataset: Dataset, keys: list[str], pattern: str) -> list[str]:

@@ -44,6 +44,13 @@ class Reference:
                 self._found = self._fit(ref) if self._refit else self._resolve(ref)
             return self._found
 
+    def is_settled(self) -> bool:
+        """Whether it is clear which version is used, whatever the objects hold."""
+        if self._refit or self._dataset.fit.mode == "each":
+            return self._dataset.fit.mode == "each"
+        known = cards(self._store, self._dataset)
+        return bool(self._dataset.fit.version) or any(in_use(card, self._dataset) for card in known)
+
     def exists(self) -> bool:
         """Whether there is any version yet."""
         return self._found is not None or any(True for _ in cards(self._store, self._dataset))

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pandas.api.types import infer_dtype
+from pandas.api.types import infer_dtype, is_extension_array_dtype, is_numeric_dtype
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_selection import f_classif, f_regression, mutual_info_classif, mutual_info_regression
@@ -68,18 +68,22 @@ class Columnwise(_Framewise):
         for (names, _), transformer in zip(self.parts, self.fitted_, strict=True):
             if names == [self.target] and self.target not in X.columns:
                 continue
-            if isinstance(transformer, SimpleImputer):
+            if isinstance(transformer, SimpleImputer) and _is_plain(X[names[0]]):
                 # What it does, without taking texts for objects and back.
                 changed[names[0]] = X[names[0]].fillna(transformer.statistics_[0])
                 continue
             result = transformer.transform(taken(transformer, X, names))
-            if isinstance(result, np.ndarray):
-                changed |= {name: result[:, place] for place, name in enumerate(names)}
+            if not isinstance(transformer, _FRAMES):
+                # One that an earlier version has stored gives a frame with an index of its own.
+                array = np.asarray(result)
+                changed |= {name: array[:, place] for place, name in enumerate(names)}
             elif list(result.columns) == names:
                 changed |= {name: result[name] for name in names}
             else:
                 made |= {name: result if name == names[0] else result[[]] for name in names}
-        frame = X.assign(**changed)
+        frame = X.copy(deep=False)
+        for name, column in changed.items():
+            frame[name] = column
         return joined(list(_in_order(frame, made))) if made else frame
 
     def unknown(self, X: pd.DataFrame) -> dict[str, int]:  # noqa: N803
@@ -97,7 +101,18 @@ def taken(transformer: Any, frame: pd.DataFrame, names: list[str]) -> Any:
     """The columns as the transformer takes them: scikit-learn's own need 1 ms more for a frame."""
     if isinstance(transformer, _FRAMES):
         return frame[names] if len(names) > 1 else frame[names[0]].to_frame()
-    return np.column_stack([frame[name].to_numpy() for name in names])
+    return np.column_stack([_array(frame[name]) for name in names])
+
+
+def _array(series: pd.Series) -> npt.NDArray[Any]:
+    """Whole numbers, booleans, and pandas' own kinds of numbers as floats: all that know gaps."""
+    if series.dtype.kind in "biu" or (is_extension_array_dtype(series.dtype) and is_numeric_dtype(series)):
+        return series.to_numpy(dtype=float, na_value=np.nan)
+    return series.to_numpy()
+
+
+def _is_plain(series: pd.Series) -> bool:
+    return series.dtype == float or isinstance(series.dtype, pd.StringDtype)
 
 
 def _in_order(frame: pd.DataFrame, made: Mapping[str, pd.DataFrame]) -> Iterator[pd.DataFrame]:
@@ -341,7 +356,7 @@ class Encoder(_Framewise):
         elif self.how == "target":
             assert y is not None
             # A target of whole numbers would be taken for classes.
-            kind = "auto" if y.dtype == object else "continuous"
+            kind = "continuous" if is_numeric_dtype(y) else "auto"
             values, places = _distinct(X[name])
             self.encoder_ = TargetEncoder(target_type=kind).fit(values[places], y)
         elif self.how == "onehot":
@@ -362,7 +377,7 @@ class Encoder(_Framewise):
             found = to_texts(X[name]).map(shares).astype(float).fillna(0.0)
             return found.where(X[name].notna(), self.gaps_).to_frame(name)
         values, places = _distinct(X[name])
-        encoded = self.encoder_.transform(values)[places]
+        encoded = np.asarray(self.encoder_.transform(values))[places]
         names = self.encoder_.get_feature_names_out([name])
         return pd.DataFrame(encoded, index=X.index, columns=names)
 
@@ -481,7 +496,7 @@ class Select(_Framewise):
         if self.by == "variance":
             return features.var(ddof=0).to_numpy(dtype=float)
         assert y is not None
-        classes = y.dtype == object or (y.nunique() <= FEW_CLASSES and (y % 1 == 0).all())
+        classes = not is_numeric_dtype(y) or (y.nunique() <= FEW_CLASSES and (y % 1 == 0).all())
         if self.by == "f_test":
             score = f_classif if classes else f_regression
             with np.errstate(all="ignore"):

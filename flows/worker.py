@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -142,7 +143,9 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
             if task_status:
                 task_status.started(process.pid)
             try:
-                code, excess = await self._watched(process, configuration.limits(self._settings))
+                limits = configuration.limits(self._settings)
+                limits = replace(limits, processes=limits.processes + at_once)
+                code, excess = await self._watched(process, limits)
             finally:
                 self._at_work.discard(process.pid)
         if excess:

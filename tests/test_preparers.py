@@ -4,15 +4,18 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from dropflow.datasets import Dataset
+from dropflow.declarations import load_datasets
 from dropflow.samples import churn_csv
-from dropflow.settings import Settings
-from dropflow.storage import ObjectStore
+from dropflow.settings import PROJECT, Settings
+from dropflow.storage import ObjectStore, connect
+from flows import preparers
 from flows.preparation import Prepared, Work
 from flows.preparers import Line, Preparers
 from flows.preprocessors import cards
@@ -20,6 +23,11 @@ from flows.preprocessors import cards
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["flows.preparers"])
 LETHAL = 777_777.0
+
+
+def with_processes(frame: pd.DataFrame) -> pd.DataFrame:
+    with ProcessPoolExecutor(1, mp_context=processes) as pool:
+        return pool.submit(pd.DataFrame.copy, frame).result()
 
 
 def prepare(frame: pd.DataFrame) -> pd.DataFrame:
@@ -38,7 +46,9 @@ def shared(settings: Settings, number: int, work: Work, keys: list[str], answers
     os.environ["DROPFLOW_S3_ACCESS_KEY"] = settings.s3_access_key.get_secret_value()
     os.environ["DROPFLOW_S3_SECRET_KEY"] = settings.s3_secret_key.get_secret_value()
     mine = Preparers(number)
-    answers.send(list(mine.prepare(work, keys)))
+    reference = work.preparation(connect(settings)).reference
+    answers.send(list(mine.prepare(work, keys, one_teaches=not reference.is_settled())))
+    mine.end()
 
 
 def outcomes(
@@ -108,6 +118,47 @@ def test_where_every_process_was_killed_what_is_left_fails_and_nothing_hangs(
     left = [one for one in found.values() if "no process is left" in one.message]
     assert left
     assert all(one.result == "failed" for one in left)
+
+
+def test_a_function_of_the_dataset_may_use_processes_of_its_own(
+    settings: Settings, store: ObjectStore, churn: Dataset
+) -> None:
+    work = Work(churn.model_copy(update={"prepare": "test_preparers:with_processes"}), "run")
+    assert {one.result for one, _ in outcomes(settings, work, put(store, 2))} == {"processed"}
+
+
+def test_one_that_ends_before_it_begins_or_in_an_answer_costs_its_own_object_at_most() -> None:
+    class Torn:
+        """As a process that is killed while it writes an answer leaves it."""
+
+        def __init__(self, preparer: Any) -> None:
+            self._pipe = preparer.pipe
+
+        def send(self, message: Any) -> None:
+            self._pipe.send(message)
+
+        def recv(self) -> Any:
+            raise OSError("got end of file during message")
+
+        def fileno(self) -> int:
+            return int(self._pipe.fileno())
+
+    ours, theirs = multiprocessing.Pipe()
+    gone, closed = multiprocessing.Pipe()
+    closed.close()
+    process = processes.Process(target=os.getpid)
+    process.start()
+    process.join()
+    torn = preparers._Preparer(process, ours)  # type: ignore[arg-type]
+    torn.pipe = Torn(torn)  # type: ignore[assignment]
+    theirs.send("a beginning")
+    mine = Preparers(0)
+    mine._preparers = [preparers._Preparer(process, gone), torn]  # type: ignore[arg-type]
+    dataset = load_datasets(PROJECT / "datasets")["churn"]
+    found = [prepared.message for prepared, _ in mine.prepare(Work(dataset, "run"), ["churn/a.csv"])]
+    assert found == [
+        "s3://raw/churn/a.csv its process ended with exit code 0: the worker's log may tell more"
+    ]
 
 
 def test_what_is_logged_comes_with_the_outcome(

@@ -28,6 +28,7 @@ from dropflow.errors import RejectedError
 from flows import contract
 from flows.preprocessors import TRUSTED
 from flows.steps import apply
+from flows.transformers import Columnwise, Encoder
 
 COLUMNS: dict[str, Any] = {
     "n": {"type": "number", "nullable": True},
@@ -323,3 +324,79 @@ def test_every_pair_of_steps_works_or_is_refused() -> None:
         except ValidationError:
             continue
         carried_out(FULL, of)
+
+
+LABELLED = pd.DataFrame(
+    {
+        "c": ["x", "z", "x", "z", "x", None, "x", "z"],
+        "self": ["1", "2", None, "4", "5", "6", "7", "8"],
+        "n": ["3", "1", "4", "1", "5", "9", "2", "6"],
+        "y": ["yes", "no", "yes", "no", "yes", "no", "yes", "no"],
+    },
+    dtype="str",
+)
+
+
+def labelled(*steps: dict[str, Any]) -> Dataset:
+    columns = {
+        "c": {"type": "category", "nullable": True},
+        "self": {"type": "number", "nullable": True},
+        "n": {"type": "number"},
+        "y": {"type": "category"},
+    }
+    declared = {"name": "labelled", "match": "raw/l/*.csv", "columns": columns, "target": "y"}
+    return Dataset.model_validate({**declared, "steps": list(steps)})
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"encode": {"c": "target"}}],
+        [
+            {"impute": {"self": "mean"}},
+            {"encode": {"c": "frequency"}},
+            {"select": {"top": 1, "by": "f_test"}},
+        ],
+        [{"impute": {"self": "knn"}}, {"drop": ["c"]}, {"select": {"top": 1, "by": "mutual_info"}}],
+        [{"scale": {"columns": ["self", "n"]}}],
+    ],
+)
+def test_targets_may_be_texts_and_columns_have_any_name(steps: list[dict[str, Any]]) -> None:
+    of = labelled(*steps)
+    frame = carried_out(LABELLED, of)
+    assert frame["y"].tolist() == LABELLED["y"].tolist()
+    assert len(frame) == len(LABELLED)
+
+
+@pytest.mark.parametrize("way", ["mean", "median", "most_frequent", "knn", {"constant": 1}])
+@pytest.mark.parametrize("dtype", ["boolean", "Int64", "Float64", "int64", "bool"])
+def test_numbers_of_any_type_are_imputed_and_are_floats(way: Any, dtype: str) -> None:
+    """A dataset's own function may return any."""
+    values = (
+        [True, False, None, True] if dtype[0] in "bIF" and dtype != "bool" else [True, False, False, True]
+    )
+    frame = pd.DataFrame({"n": pd.Series(values, dtype=dtype), "m": [1.0, 2.0, 3.0, 4.0]})
+    ways = {"n": way} if way != "knn" else {"n": way, "m": way}
+    of = dataset({"impute": ways})
+    after, fitted, _ = apply(frame, of.steps[0], of)
+    assert after["n"].notna().all()
+    assert after["n"].iloc[[0, 1, 3]].astype(float).tolist() == [1.0, 0.0, 0.0 + values[3]]
+    pd.testing.assert_frame_equal(apply(frame, of.steps[0], of, fitted=fitted)[0], after)
+    if way in ("mean", "median"):
+        assert after["n"].dtype == float
+
+
+def test_what_was_stored_with_frames_is_applied_by_place() -> None:
+    """Fitted by an earlier version: scikit-learn then gives a frame whose index is its own."""
+    frame = pd.DataFrame({"n": [1.0, 2.0, 3.0], "c": ["x", "z", "x"]}, index=[7, 3, 9])
+    scaler = StandardScaler().set_output(transform="pandas").fit(frame[["n"]])
+    stored = Columnwise([(["n"], scaler)])
+    stored.fitted_ = [scaler]
+    after = stored.transform(frame)
+    assert after.index.tolist() == [7, 3, 9]
+    assert after["n"].round(6).tolist() == [-1.224745, 0.0, 1.224745]
+    encoder = Encoder("onehot", ["x", "z"])
+    encoder.categories_ = ["x", "z"]
+    encoder.encoder_ = OneHotEncoder(categories=[["x", "z"]], sparse_output=False, handle_unknown="ignore")
+    encoder.encoder_.set_output(transform="pandas").fit(frame[["c"]].astype(object))
+    assert encoder.transform(frame[["c"]]).to_numpy().tolist() == [[1, 0], [0, 1], [1, 0]]
