@@ -186,8 +186,8 @@ class Listener:
     async def _dispatch(self) -> None:
         await _set_or_after(self._intake.arrived, PAUSE if self._dispatcher.gathers else TICK)
         self._intake.arrived.clear()
-        await asyncio.to_thread(self._dispatcher.dispatch)
-        await asyncio.sleep(PAUSE)
+        if await asyncio.to_thread(self._dispatcher.dispatch) or self._dispatcher.gathers:
+            await asyncio.sleep(PAUSE)
 
     async def _read_receipts(self) -> None:
         await _set_or_after(self._intake.told, TICK)
@@ -198,7 +198,7 @@ class Listener:
             if await asyncio.to_thread(self._settler.read, some):
                 # A run may have ended: what has gathered can leave.
                 self._intake.arrived.set()
-        await asyncio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE)
 
     async def _look(self) -> None:
         while await asyncio.to_thread(self._settler.look) >= BATCH:

@@ -2,19 +2,17 @@
 
 import multiprocessing
 import os
-import signal
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-import pandas as pd
 import pytest
+from sharing import LETHAL, shared
 
 from dropflow.datasets import Dataset
 from dropflow.declarations import load_datasets
 from dropflow.samples import churn_csv
 from dropflow.settings import PROJECT, Settings
-from dropflow.storage import ObjectStore, connect
+from dropflow.storage import ObjectStore
 from flows import preparers
 from flows.preparation import Prepared, Work
 from flows.preparers import Line, Preparers
@@ -22,33 +20,6 @@ from flows.preprocessors import cards
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["flows.preparers"])
-LETHAL = 777_777.0
-
-
-def with_processes(frame: pd.DataFrame) -> pd.DataFrame:
-    with ProcessPoolExecutor(1, mp_context=processes) as pool:
-        return pool.submit(pd.DataFrame.copy, frame).result()
-
-
-def prepare(frame: pd.DataFrame) -> pd.DataFrame:
-    """A dataset's own function, which one value kills."""
-    if (frame["EstimatedSalary"] == LETHAL).any():
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return frame
-
-
-def shared(settings: Settings, number: int, work: Work, keys: list[str], answers: Any) -> None:
-    """In a process of its own, which is forked while it has no threads."""
-    assert settings.s3_endpoint
-    assert settings.s3_access_key
-    assert settings.s3_secret_key
-    os.environ["DROPFLOW_S3_ENDPOINT"] = settings.s3_endpoint
-    os.environ["DROPFLOW_S3_ACCESS_KEY"] = settings.s3_access_key.get_secret_value()
-    os.environ["DROPFLOW_S3_SECRET_KEY"] = settings.s3_secret_key.get_secret_value()
-    mine = Preparers(number)
-    reference = work.preparation(connect(settings)).reference
-    answers.send(list(mine.prepare(work, keys, one_teaches=not reference.is_settled())))
-    mine.end()
 
 
 def outcomes(
@@ -99,7 +70,7 @@ def test_a_file_that_kills_takes_no_other_with_it(
 ) -> None:
     keys = put(store, 8)
     kill(store, keys[2])
-    work = Work(churn.model_copy(update={"prepare": "test_preparers:prepare"}), "run")
+    work = Work(churn.model_copy(update={"prepare": "sharing:prepare"}), "run")
     found = {prepared.key: prepared for prepared, _ in outcomes(settings, work, keys)}
     assert {key for key, one in found.items() if one.result == "processed"} == {*keys} - {keys[2]}
     assert found[keys[2]].result == "failed"
@@ -112,7 +83,7 @@ def test_where_every_process_was_killed_what_is_left_fails_and_nothing_hangs(
     keys = put(store, 5)
     for key in keys[:2]:
         kill(store, key)
-    work = Work(churn.model_copy(update={"prepare": "test_preparers:prepare"}), "run")
+    work = Work(churn.model_copy(update={"prepare": "sharing:prepare"}), "run")
     found = {prepared.key: prepared for prepared, _ in outcomes(settings, work, keys, 2)}
     assert len(found) == 5
     left = [one for one in found.values() if "no process is left" in one.message]
@@ -123,7 +94,7 @@ def test_where_every_process_was_killed_what_is_left_fails_and_nothing_hangs(
 def test_a_function_of_the_dataset_may_use_processes_of_its_own(
     settings: Settings, store: ObjectStore, churn: Dataset
 ) -> None:
-    work = Work(churn.model_copy(update={"prepare": "test_preparers:with_processes"}), "run")
+    work = Work(churn.model_copy(update={"prepare": "sharing:with_processes"}), "run")
     assert {one.result for one, _ in outcomes(settings, work, put(store, 2))} == {"processed"}
 
 
@@ -166,7 +137,7 @@ def test_what_is_logged_comes_with_the_outcome(
 ) -> None:
     keys = put(store, 3)
     # Larger than large, and what a whole file is needed for: that is said in the log.
-    work = Work(churn.model_copy(update={"prepare": "test_preparers:prepare"}), "run", large_bytes=1)
+    work = Work(churn.model_copy(update={"prepare": "sharing:prepare"}), "run", large_bytes=1)
     for prepared, lines in outcomes(settings, work, keys):
         assert prepared.result == "processed"
         assert [line for line in lines if f"{prepared.key} is large, and prepared in memory" in line.text]
