@@ -5,6 +5,7 @@ Else on rows drawn evenly from all, SAMPLE / 2 of them at least: by the Dvoretzk
 most BOUND, with a probability of 0.999.
 """
 
+import itertools
 import math
 from collections import Counter
 from typing import Any, Protocol
@@ -58,16 +59,15 @@ class Mergeable:
     def __init__(self, names: list[str], transformer: Any) -> None:
         self._names = names
         self._transformer = clone(transformer)
-        self._any: pd.Series | None = None
+        self._empty = set(names)
 
     def add(self, rows: pd.DataFrame, target: pd.Series | None) -> None:  # noqa: ARG002
-        there = rows[self._names].notna().any()
-        self._any = there if self._any is None else self._any | there
+        self._empty -= {name for name in self._empty if rows[name].notna().any()}
         self._transformer.partial_fit(taken(self._transformer, rows, self._names))
 
     def fitted(self) -> Any:
         for name in self._names:
-            if self._any is None or not self._any[name]:
+            if name in self._empty:
                 raise RejectedError(f"column {name} has no value at all: nothing to scale")
         return self._transformer
 
@@ -96,11 +96,19 @@ class Statistic:
         if self._imputer.strategy == "mean":
             self._sum += float(values.sum())
         elif self._imputer.strategy != "constant":
-            self._sampled.add(rows, target)
-            if self._counts is not None:
+            if self._counts is None:
+                self._sampled.add(rows, target)
+            else:
                 self._counts.update(values.value_counts().to_dict())
                 if len(self._counts) > MOST_DISTINCT:
-                    self._counts = None
+                    self._draw()
+
+    def _draw(self) -> None:
+        """Go on with rows drawn, of those that were counted as well."""
+        counts, self._counts = self._counts or Counter(), None
+        values = counts.elements()
+        while few := list(itertools.islice(values, SAMPLE)):
+            self._sampled.add(pd.DataFrame({self._name: few}), None)
 
     def fitted(self) -> Any:
         strategy = self._imputer.strategy

@@ -36,7 +36,7 @@ from flows.transformers import LARGEST_WHOLE, Columnwise
 
 log = logging.getLogger(__name__)
 
-PART_BYTES = 8 * 2**20
+PART_BYTES = 16 * 2**20
 """Of the raw file; a part's frame takes some ten times that."""
 MOST_SHOWN_ROWS = 50_000
 SWITCH_SECONDS = 0.0005
@@ -262,7 +262,9 @@ class OutOfCore:
         learners = [learner(names, transformer) for names, transformer in made.parts]
         goal = self.dataset.target if steps.needs_target(step) else None
         needed = {*step.columns, *([goal] if goal else [])}
-        for frame in self._reduced(spool, before, needed) if any(o.needs_rows for o in learners) else ():
+        for frame in ahead(
+            self._reduced(spool, before, needed) if any(o.needs_rows for o in learners) else ()
+        ):
             steps.check_size(frame, step)
             rows = frame[frame[goal].notna()] if goal else frame
             with steps.fitting(step):
@@ -283,7 +285,7 @@ class OutOfCore:
         for step, one in reversed(list(zip(self.dataset.steps, fitted, strict=False))):
             left.insert(0, (step, reduced(one, needed)))
             needed = sources(step, needed)
-        for part in ahead(spool.parts(needed)):
+        for part in spool.parts(needed):
             frame = part
             for step, one in left:
                 # A filter may leave no row of a part, which scikit-learn does not take.
@@ -300,11 +302,14 @@ class OutOfCore:
         rows, unknown, seconds = 0, Counter[str](), [0.0] * len(fitted)
         writer: pq.ParquetWriter | None = None
 
-        def made(path: Path) -> pd.DataFrame:
-            return self._apply(_loaded(path), fitted, seconds, unknown if is_reference else None)
+        def made(path: Path) -> _Part:
+            return self._apply(_loaded(path), fitted, tell_unknown=is_reference)
 
         try:
-            for frame in mapped(made, spool.good):
+            for part in mapped(made, spool.good):
+                frame = part.frame
+                seconds = [sum(pair) for pair in zip(seconds, part.seconds, strict=True)]
+                unknown.update(part.unknown)
                 if frame.empty:
                     continue
                 rows += len(frame)
@@ -332,18 +337,17 @@ class OutOfCore:
         )
         return Done(output, rows, spool, done, before, after, tuple(warnings))
 
-    def _apply(
-        self, frame: pd.DataFrame, fitted: Sequence[Any], seconds: list[float], unknown: Counter[str] | None
-    ) -> pd.DataFrame:
+    def _apply(self, frame: pd.DataFrame, fitted: Sequence[Any], *, tell_unknown: bool) -> "_Part":
+        seconds, unknown = [0.0] * len(fitted), Counter[str]()
         for number, (step, one) in enumerate(zip(self.dataset.steps, fitted, strict=True)):
             if frame.empty:
                 break
             began = time.perf_counter()
-            if unknown is not None and hasattr(one, "unknown"):
+            if tell_unknown and hasattr(one, "unknown"):
                 unknown.update(one.unknown(frame))
             frame = steps.apply(frame, step, self.dataset, fitted=one, is_part=True)[0]
-            seconds[number] += time.perf_counter() - began
-        return frame
+            seconds[number] = time.perf_counter() - began
+        return _Part(frame, seconds, unknown)
 
     def _told_unknown(self, unknown: Counter[str]) -> list[str]:
         told = [
@@ -353,6 +357,15 @@ class OutOfCore:
         if told and self.dataset.unknown_categories == "reject":
             raise RejectedError("; ".join(told))
         return told
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part after all steps; `seconds`: of each; `unknown`: values by column that no reference knows."""
+
+    frame: pd.DataFrame
+    seconds: list[float]
+    unknown: Counter[str]
 
 
 @contextmanager

@@ -101,10 +101,10 @@ def taken(transformer: Any, frame: pd.DataFrame, names: list[str]) -> Any:
     """The columns as the transformer takes them: scikit-learn's own need 1 ms more for a frame."""
     if isinstance(transformer, _FRAMES):
         return frame[names] if len(names) > 1 else frame[names[0]].to_frame()
-    return np.column_stack([_array(frame[name]) for name in names])
+    return np.column_stack([array(frame[name]) for name in names])
 
 
-def _array(series: pd.Series) -> npt.NDArray[Any]:
+def array(series: pd.Series) -> npt.NDArray[Any]:
     """Whole numbers, booleans, and pandas' own kinds of numbers as floats: all that know gaps."""
     if series.dtype.kind in "biu" or (is_extension_array_dtype(series.dtype) and is_numeric_dtype(series)):
         return series.to_numpy(dtype=float, na_value=np.nan)

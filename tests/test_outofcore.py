@@ -225,7 +225,9 @@ TEXTS = [
 
 
 def spelled(*rows: str) -> bytes:
-    return "\n".join(["a,b", "1,first", *rows, "2,last", ""]).encode()
+    """Between rows enough for parts of their own."""
+    plain = [f"{number},some text" for number in range(20)]
+    return "\n".join(["a,b", *plain, *rows, *plain, ""]).encode()
 
 
 @pytest.mark.parametrize(
@@ -260,6 +262,18 @@ def test_what_arrow_reads_is_what_pandas_reads_or_nothing(content: bytes, size: 
     numbers = to_numbers(expected["a"])
     assert (numbers.isna() == expected["a"].isna()).all(), "what is no number is a bad row"
     pd.testing.assert_frame_equal(found, expected.assign(a=numbers), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a,b\n" + b"1,2\n" * 90 + b"1,\0\n", "NUL byte"),
+        (b"a,b\n" + b"1,2\n" * 90 + b"1," + b"2" * 1000, "no line ends"),
+    ],
+)
+def test_what_is_not_plain_is_told(content: bytes, reason: str) -> None:
+    with pytest.raises(reading.NotPlainError, match=reason):
+        list(reading.stream_plain(chunked(content, 101), Reading(), [], 40))
 
 
 @pytest.mark.parametrize(

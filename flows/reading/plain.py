@@ -5,7 +5,10 @@ bytes that are no UTF-8) is not for it: `NotPlainError`, and the file is read by
 """
 
 import io
+import itertools
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -13,9 +16,12 @@ from pyarrow import compute, csv
 
 from dropflow.errors import RejectedError
 from dropflow.formats import Reading
+from flows.ahead import mapped
 from flows.reading import delimited
 
 QUOTE = b'"'
+LONGEST = 4
+"""Parts, that a line may be long."""
 
 
 class NotPlainError(Exception):
@@ -25,35 +31,89 @@ class NotPlainError(Exception):
 def stream(
     chunks: Iterable[bytes], reading: Reading, numbers: Collection[str], size: int
 ) -> Iterator[pd.DataFrame]:
-    """As `delimited.stream`. Raises NotPlainError, perhaps after some parts."""
-    source = _Quotes(chunks)
+    """As `delimited.stream`, several parts at once. Raises NotPlainError, perhaps after some parts."""
+    source = iter(chunks)
     first = next(source, b"")
     header, delimiter = _header(first, reading)
+    table = _Table(header, delimiter, frozenset(numbers), size)
+    pieces = _Pieces(itertools.chain([first.partition(b"\n")[2]], source), size)
     try:
-        batches = csv.open_csv(
-            # Buffered: else a part is as large as a chunk.
-            pa.PythonFile(io.BufferedReader(delimited.Bytes(first, source)), "r"),
-            read_options=csv.ReadOptions(block_size=size, column_names=header, skip_rows=1),
-            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=csv.ConvertOptions(
-                column_types={name: pa.float64() if name in numbers else pa.string() for name in header},
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
-        for batch in batches:
-            _check_numbers(batch)
-            yield batch.to_pandas()
+        yield from mapped(table.read, pieces)
+        yield from table.stream(pieces.left)
     except (pa.ArrowException, ValueError) as error:
         raise NotPlainError(str(error).splitlines()[0][:200]) from error
+
+
+@dataclass(frozen=True)
+class _Table:
+    """How the lines are read."""
+
+    header: list[str]
+    delimiter: str
+    numbers: frozenset[str]
+    size: int
+
+    def read(self, lines: bytes) -> pd.DataFrame:
+        """Whole lines without quotes. In one thread: others read what follows."""
+        return _frame(csv.read_csv(pa.BufferReader(lines), **self._options(len(lines), quoted=False)))
+
+    def stream(self, chunks: Iterator[bytes]) -> Iterator[pd.DataFrame]:
+        first = next(chunks, b"")
+        # Buffered: else a part is as large as a chunk.
+        file = io.BufferedReader(delimited.Bytes(first, _Quotes(chunks, first.count(QUOTE))))
+        if file.peek():
+            yield from map(
+                _frame, csv.open_csv(pa.PythonFile(file, "r"), **self._options(self.size, quoted=True))
+            )
+
+    def _options(self, size: int, *, quoted: bool) -> dict[str, Any]:
+        kinds = {name: pa.float64() if name in self.numbers else pa.string() for name in self.header}
+        return {
+            "read_options": csv.ReadOptions(block_size=size, column_names=self.header, use_threads=False),
+            "parse_options": csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=quoted),
+            "convert_options": csv.ConvertOptions(
+                column_types=kinds, null_values=[""], strings_can_be_null=True
+            ),
+        }
+
+
+class _Pieces:
+    """Whole lines, `size` bytes or more, up to the first quote: from there on texts may have line ends.
+
+    `left`: the chunks from the first line on that is in no piece.
+    """
+
+    def __init__(self, chunks: Iterator[bytes], size: int) -> None:
+        self.left = chunks
+        self._size = size
+
+    def __iter__(self) -> Iterator[bytes]:
+        chunks = self.left
+        waiting: list[bytes] = []
+        length = 0
+        for chunk in chunks:
+            if QUOTE in chunk:
+                self.left = itertools.chain([*waiting, chunk], chunks)
+                return
+            if b"\0" in chunk:
+                raise NotPlainError("it has a NUL byte")
+            waiting.append(chunk)
+            length += len(chunk)
+            end = chunk.rfind(b"\n") + 1 if length >= self._size else 0
+            if end:
+                yield b"".join((*waiting[:-1], chunk[:end]))
+                waiting, length = [chunk[end:]], len(chunk) - end
+            elif length > LONGEST * self._size:
+                raise NotPlainError("it has no line ends")
+        self.left = iter(waiting)
 
 
 class _Quotes:
     """Chunks, whose quotes are counted: Arrow takes one that is never closed for the end of a text."""
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._number = 0
+    def __init__(self, chunks: Iterator[bytes], number: int) -> None:
+        self._chunks = chunks
+        self._number = number
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -69,11 +129,13 @@ class _Quotes:
         return chunk
 
 
-def _check_numbers(batch: pa.RecordBatch) -> None:
-    """Arrow takes -NaN for a number; gaps that are empty are none of its NaN."""
+def _frame(batch: pa.Table | pa.RecordBatch) -> pd.DataFrame:
+    """Raises NotPlainError: Arrow takes -NaN for a number; gaps that are empty are none of its NaN."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if pa.types.is_floating(column.type) and compute.any(compute.is_nan(column)).as_py():
             raise NotPlainError(f"column {name} has a gap that is written out")
+    frame: pd.DataFrame = batch.to_pandas()
+    return frame
 
 
 def _header(beginning: bytes, reading: Reading) -> tuple[list[str], str]:
