@@ -74,25 +74,26 @@ def tree() -> list[psutil.Process]:
 
 
 def burst(
-    store: ObjectStore, bucket: str, keys: list[str], contents: list[bytes], done: Callable[[], int]
+    store: ObjectStore, bucket: str, prefix: str, files: int, contents: list[bytes], done: Callable[[], int]
 ) -> Burst:
-    """Put all files, wait until all are done."""
+    """Put so many files whose keys begin like that, wait until all are done."""
     time.sleep(SETTLE)
     before, began = cpu(tree()), time.monotonic()
     with ThreadPoolExecutor(PUTTING) as pool:
         puts = (
-            pool.submit(store.put, bucket, key, contents[number % len(contents)], "text/csv")
-            for number, key in enumerate(keys)
+            pool.submit(store.put, bucket, f"{prefix}{file}.csv", contents[file % len(contents)], "text/csv")
+            for file in range(files)
         )
         for put in list(puts):
             put.result()
-    while done() < len(keys):
+    while done() < files:
         time.sleep(POLL)
-    return Burst(len(keys), time.monotonic() - began, cpu(tree()) - before)
+    return Burst(files, time.monotonic() - began, cpu(tree()) - before)
 
 
-def through_bare(settings: Settings, store: ObjectStore, keys: list[str], contents: list[bytes]) -> Burst:
-    there = sum(1 for _ in store.list(BARE_TO))
+def through_bare(
+    settings: Settings, store: ObjectStore, prefix: str, files: int, contents: list[bytes]
+) -> Burst:
     key, secret = settings.s3_access_key, settings.s3_secret_key
     assert key
     assert secret
@@ -106,28 +107,27 @@ def through_bare(settings: Settings, store: ObjectStore, keys: list[str], conten
     arguments = [sys.executable, str(script), settings.s3_endpoint, BARE_FROM, BARE_TO]
     process = subprocess.Popen(arguments, env=environment)
 
-    def outputs() -> int:
-        return sum(1 for _ in store.list(BARE_TO)) - there
-
     try:
-        return burst(store, BARE_FROM, keys, contents, outputs)
+        return burst(store, BARE_FROM, prefix, files, contents, lambda: number_of(store, BARE_TO, prefix))
     finally:
         for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
             one.kill()
         process.wait()
 
 
-def through_stack(store: ObjectStore, keys: list[str], contents: list[bytes]) -> Burst:
-    outputs = sum(1 for _ in store.list("processed", "churn/"))
-    receipts = sum(1 for _ in store.list("processed", PREFIX))
-
+def through_stack(store: ObjectStore, prefix: str, files: int, contents: list[bytes]) -> Burst:
     def done() -> int:
         # Listing outputs costs the store little; receipts, each in a folder of its own, cost it much.
-        if sum(1 for _ in store.list("processed", "churn/")) - outputs < len(keys):
+        if number_of(store, "processed", prefix) < files:
             return 0
-        return sum(1 for _ in store.list("processed", PREFIX)) - receipts
+        return number_of(store, "processed", f"{PREFIX}churn/{prefix}")
 
-    return burst(store, "raw", keys, contents, done)
+    return burst(store, "raw", prefix, files, contents, done)
+
+
+def number_of(store: ObjectStore, bucket: str, prefix: str) -> int:
+    """Objects of this burst alone: what earlier ones have left is not listed again and again."""
+    return sum(1 for _ in store.list(bucket, prefix))
 
 
 def all_but_the_store(stack: Stack) -> list[psutil.Process]:
@@ -164,13 +164,13 @@ def main() -> int:
             store.ensure_bucket(bucket)
         for number in range(-1, options.rounds):
             files = options.files if number >= 0 else DIFFERENT
-            keys = [f"churn/{number}-{file}.csv" for file in range(files)]
-            stacks.append(through_stack(store, keys, contents))
+            prefix = f"churn/{number}-"
+            stacks.append(through_stack(store, prefix, files, contents))
             time.sleep(SETTLE)
             stopped = all_but_the_store(stack)
             for one in stopped:
                 one.send_signal(signal.SIGSTOP)
-            bares.append(through_bare(stack.settings, store, keys, contents))
+            bares.append(through_bare(stack.settings, store, prefix, files, contents))
             for one in stopped:
                 one.send_signal(signal.SIGCONT)
             for name, one_burst in (("stack", stacks[-1]), ("bare", bares[-1])):

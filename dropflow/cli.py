@@ -109,9 +109,10 @@ def up(
     """
     from dropflow.embedded.stack import Ports, Stack
 
-    log_to_stderr()
+    chosen = load_settings(data_dir)
+    log_to_stderr(as_json=chosen.log_format == "json")
     ports = Ports(s3_port, prefect_port, webhook_port)
-    with Stack(load_settings(data_dir), store=store, ports=ports, report=_say) as stack:
+    with Stack(chosen, store=store, ports=ports, report=_say) as stack:
         _apply(stack.settings, show=False)
         stack.listen()
         _where(stack.settings)
@@ -551,6 +552,36 @@ def check(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
 
 
 @app.command
+def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """Check store, permissions, clocks, Prefect, worker, automations, listener, notifications and channels.
+
+    Puts a few small objects below _doctor/ and deletes them again. Exits with 1 when a check fails; each
+    says what to do.
+    """
+    from dropflow.doctor import examine
+
+    findings = []
+    for one in examine(load_settings(data_dir)):
+        findings.append(one)
+        if not as_json:
+            _print_finding(one)
+    failed = sum(one.state == "failed" for one in findings)
+    if as_json:
+        _print_json([asdict(one) for one in findings])
+    else:
+        out.print(f"{failed} of {len(findings)} checks failed." if failed else "All is well.")
+    return BAD_OUTCOME if failed else OK
+
+
+def _print_finding(one: Any) -> None:
+    style = {"ok": "green", "warning": "yellow", "failed": "red"}.get(one.state, "dim")
+    found = escape(printable(one.found, 600))
+    out.print(f"[{style}]{one.state:8}[/] {escape(one.name)}  {found}", soft_wrap=True)
+    if one.to_do:
+        out.print(f"         [bold]→[/] {escape(one.to_do)}", soft_wrap=True)
+
+
+@app.command
 def settings(*, data_dir: DataDir = None) -> int:
     """List every setting with its value; secrets are hidden."""
     values = load_settings(data_dir)
@@ -603,8 +634,9 @@ def listen(*, data_dir: DataDir = None) -> int:
 
     from listeners.service import serve
 
-    log_to_stderr()
-    asyncio.run(serve(load_settings(data_dir)))
+    chosen = load_settings(data_dir)
+    log_to_stderr(as_json=chosen.log_format == "json")
+    asyncio.run(serve(chosen))
     return OK
 
 
@@ -614,7 +646,7 @@ def worker(*, data_dir: DataDir = None) -> int:
     from dropflow.prefect_env import export_prefect_environment
 
     chosen = load_settings(data_dir)
-    log_to_stderr()
+    log_to_stderr(as_json=chosen.log_format == "json")
     export_prefect_environment(chosen)
     os.environ["DROPFLOW_DATA_DIR"] = str(chosen.data_dir)
     from flows.worker import run_worker

@@ -3,12 +3,21 @@
 import logging
 import sys
 
+from pythonjsonlogger.json import JsonFormatter
 
-def log_to_stderr(level: int = logging.INFO) -> None:
+RECORD = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+NAMES = {"asctime": "time", "levelname": "level", "name": "logger"}
+
+
+def log_to_stderr(level: int | str = logging.INFO, *, as_json: bool = False) -> None:
     """One line a record, with time, level and module; noisy libraries kept to warnings."""
-    logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter(RECORD, rename_fields=NAMES, json_ensure_ascii=False)
+        if as_json
+        else logging.Formatter(RECORD)
     )
+    logging.basicConfig(level=level, handlers=[handler])
     for name in (
         "mail.log",
         "alembic",

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -139,6 +140,21 @@ class PrefectApi:
         self._post("/events", events)
 
     @retry
+    def version(self) -> tuple[str, datetime]:
+        """The server's version and its own time, in whole seconds. Raises TransientError, PermanentError."""
+        answer = self._answer("/admin/version")
+        date = answer.headers.get("date")
+        return str(answer.json()), parsedate_to_datetime(date) if date else datetime.now(UTC)
+
+    @retry
+    def workers_online(self, work_pool: str) -> tuple[list[str], bool]:
+        """Names of its workers with a heartbeat of late, and whether the pool is paused."""
+        is_paused = bool(self._get(f"/work_pools/{work_pool}")["is_paused"])
+        workers = self._post(f"/work_pools/{work_pool}/workers/filter", {})
+        online = _rows(workers, lambda row: str(row["name"]) if row["status"] == "ONLINE" else "")
+        return [name for name in online if name], is_paused
+
+    @retry
     def runs_tagged(self, tag: str, since: datetime) -> list[dict[str, Any]]:
         """Flow runs with this tag expected since then, the latest first."""
         body = {
@@ -232,6 +248,9 @@ class PrefectApi:
         return run
 
     def _get(self, path: str) -> Any:
+        return self._answer(path).json()
+
+    def _answer(self, path: str) -> httpx.Response:
         try:
             answer = self.http.get(path)
         except httpx.RequestError as error:
@@ -242,7 +261,7 @@ class PrefectApi:
             raise PermanentError(
                 f"Prefect API answered {answer.status_code} to GET {path}: has `dropflow apply` been run?"
             )
-        return answer.json()
+        return answer
 
     def _all(
         self, path: str, body: dict[str, Any], of: Callable[[dict[str, Any]], T], timeout: float = TIMEOUT

@@ -81,6 +81,7 @@ class Settings(BaseModel):
     notify_urls: SecretStr | None = Field(
         None, description="Apprise URLs (https://appriseit.com), separated by spaces or newlines"
     )
+    log_format: Literal["text", "json"] = Field("text", description="of up, listen and worker")
     mlflow_tracking_uri: SecretStr | None = Field(
         None, description="MLflow server or database that trained models are logged to; None: no MLflow"
     )
@@ -128,6 +129,9 @@ class Settings(BaseModel):
 
 
 FIELDS = Settings.model_fields
+SECRETS = {name for name, field in FIELDS.items() if "SecretStr" in str(field.annotation)}
+FILE = "_FILE"
+"""`DROPFLOW_X_FILE` names a file that holds the secret `DROPFLOW_X`, as Docker and Kubernetes mount them."""
 
 
 def file_values(path: Path) -> dict[str, str]:
@@ -143,15 +147,31 @@ def file_values(path: Path) -> dict[str, str]:
 
 
 def _by_field(values: dict[str, str], origin: str) -> dict[str, str]:
-    fields = {}
+    fields: dict[str, str] = {}
     for name, value in values.items():
         field = name.removeprefix(PREFIX).lower()
+        if (secret := field.removesuffix(FILE.lower())) in SECRETS and secret != field:
+            # The secret itself goes before: `dropflow up` hands it on to what it starts.
+            if name.removesuffix(FILE) not in values:
+                fields[secret] = _secret_in(value, name)
+            continue
         if field not in FIELDS:
             near = difflib.get_close_matches(field, FIELDS, n=1)
             hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
             raise SettingsError(f"{name} ({origin}) is no setting of Dropflow{hint}")
         fields[field] = value
     return fields
+
+
+def _secret_in(path: str, name: str) -> str:
+    try:
+        secret = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        # Not the error's own text, which could hold a secret that was given for a path.
+        raise SettingsError(f"{name}: cannot read the file it names: {type(error).__name__}") from None
+    if not secret:
+        raise SettingsError(f"{name}: the file it names is empty")
+    return secret
 
 
 def _explain(error: ValidationError) -> str:

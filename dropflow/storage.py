@@ -155,6 +155,14 @@ class ObjectStore:
         return Stat(ref, head.get("Metadata", {}), (asked - modified).total_seconds())
 
     @retry
+    def clock(self, bucket: str) -> datetime:
+        """The store's own time, in whole seconds. Raises ObjectMissingError when there is no such bucket."""
+        with _errors(f"look for bucket {bucket}"):
+            answer = self.client.head_bucket(Bucket=bucket)
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(date) if date else datetime.now(UTC)
+
+    @retry
     def get(self, bucket: str, key: str) -> tuple[ObjectRef, bytes]:
         """The object as it is now, with its bytes. Raises ObjectMissingError."""
         with _errors(f"get s3://{bucket}/{key}"):

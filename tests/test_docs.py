@@ -10,7 +10,7 @@ import yaml
 from dropflow.cli import app
 from dropflow.datasets import Dataset
 from dropflow.recipes import Step
-from dropflow.settings import FIELDS, PROJECT
+from dropflow.settings import FIELDS, PROJECT, SECRETS
 
 DOCUMENTS = [*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md")]
 README = (PROJECT / "README.md").read_text()
@@ -26,7 +26,8 @@ def test_every_file_and_variable_named_is_there(path: object) -> None:
     for target in re.findall(r"\]\(([\w/.-]+)\)", text):
         assert (path.parent / target).exists(), target  # type: ignore[attr-defined]
     for variable in re.findall(r"DROPFLOW_([A-Z0-9_]+)", text):
-        assert variable.lower() in FIELDS, variable
+        name = variable.lower()
+        assert name in FIELDS or name.removesuffix("_file") in SECRETS, variable
 
 
 def test_every_command_shown_is_one() -> None:

@@ -1,5 +1,8 @@
 """Settings: where they come from, and what wrong ones are told."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,52 @@ def test_secrets_do_not_show_in_a_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DROPFLOW_S3_SECRET_KEY", "hush-hush")
     monkeypatch.setenv("DROPFLOW_NOTIFY_URLS", "slack://hush-hush")
     assert "hush" not in repr(load_settings())
+
+
+def test_a_secret_is_read_from_the_file_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("hush-hush\n")
+    (tmp_path / ".env").write_text("DROPFLOW_S3_ACCESS_KEY=given\n")
+    monkeypatch.setenv("DROPFLOW_S3_SECRET_KEY_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("DROPFLOW_S3_ACCESS_KEY_FILE", str(tmp_path / "secret"))
+    settings = load_settings()
+    assert settings.s3_secret_key
+    assert settings.s3_secret_key.get_secret_value() == "hush-hush"
+    assert settings.s3_access_key
+    assert settings.s3_access_key.get_secret_value() == "hush-hush", "the environment goes before .env"
+    monkeypatch.setenv("DROPFLOW_S3_SECRET_KEY", "itself")
+    settings = load_settings()
+    assert settings.s3_secret_key
+    assert settings.s3_secret_key.get_secret_value() == "itself"
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"DROPFLOW_S3_SECRET_KEY_FILE": "hush/hush"}, "cannot read the file it names: FileNotFoundError"),
+        ({"DROPFLOW_S3_SECRET_KEY_FILE": "empty"}, "DROPFLOW_S3_SECRET_KEY_FILE: the file it names is empty"),
+        ({"DROPFLOW_S3_REGION_FILE": "empty"}, "is no setting of Dropflow"),
+        ({"DROPFLOW_LOG_FORMAT": "yaml"}, "DROPFLOW_LOG_FORMAT: Input should be 'text' or 'json'"),
+    ],
+)
+def test_a_wrong_secret_file_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str
+) -> None:
+    (tmp_path / "empty").write_text(" \n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    assert told in str(raised.value)
+    assert "hush" not in str(raised.value)
+
+
+def test_logs_can_be_json(tmp_path: Path) -> None:
+    script = "import logging; from dropflow.logs import log_to_stderr as to; to(as_json=True); "
+    script += "logging.getLogger('a.b').warning('två \\n \\x1b[31m')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    found = json.loads(line)
+    assert (found["level"], found["logger"], found["message"]) == ("WARNING", "a.b", "två \n \x1b[31m")
+    assert found["time"]

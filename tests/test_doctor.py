@@ -1,0 +1,194 @@
+"""`dropflow doctor`: each thing that can be wrong is found, and told with what to do."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from conftest import Running
+from memory_store import MemoryStore
+from test_cli import run
+
+from dropflow import doctor
+from dropflow.datasets import Datasets
+from dropflow.declarations import load_datasets
+from dropflow.doctor import Finding, examine
+from dropflow.ledger import Ledger, SweepReport
+from dropflow.objects import ObjectCreated, ObjectRef
+from dropflow.settings import PROJECT, Settings
+from dropflow.storage import ObjectStore
+
+
+@pytest.fixture
+def datasets() -> Datasets:
+    return load_datasets(PROJECT / "datasets")
+
+
+def by_name(settings: Settings) -> dict[str, Finding]:
+    return {one.name: one for one in examine(settings)}
+
+
+def test_a_store_without_prefect_and_ledger(settings: Settings, store: ObjectStore) -> None:
+    found = by_name(settings)
+    well = ["datasets", "store", "store's clock", "bucket raw", "bucket processed", "disk"]
+    assert [name for name, one in found.items() if one.state == "ok"] == well
+    assert found["Prefect"].state == "failed"
+    assert "DROPFLOW_PREFECT_API_URL" in found["Prefect"].to_do
+    assert found["ledger"].state == "left out"
+    assert not list(store.list("processed")), "what was put is deleted again"
+
+
+def test_a_store_that_cannot_be_reached(settings: Settings) -> None:
+    found = by_name(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}))
+    assert found["store"].state == "failed"
+    assert "DROPFLOW_S3_ENDPOINT" in found["store"].to_do
+    assert "bucket raw" not in found
+
+
+def test_a_bucket_that_is_not_there(settings: Settings, store: ObjectStore) -> None:
+    store.client.delete_bucket(Bucket="processed")
+    found = by_name(settings)
+    assert found["store"].state == "failed"
+    assert "bucket processed" in found["store"].found
+    assert "make the bucket" in found["store"].to_do
+
+
+def test_a_broken_dataset_file_is_named(settings: Settings, store: ObjectStore, tmp_path: Any) -> None:
+    (tmp_path / "bad.yaml").write_text("name: bad\n")
+    found = by_name(settings.model_copy(update={"datasets_dir": tmp_path}))
+    assert found["datasets"].state == "failed"
+    assert "bad.yaml" in found["datasets"].found
+    assert found["store"].state == "ok"
+
+
+def test_a_store_that_ignores_conditions_is_found_out() -> None:
+    class Careless(MemoryStore):
+        def put(self, *arguments: Any, instead_of: str | None = None, **named: Any) -> ObjectRef:  # noqa: ARG002
+            return super().put(*arguments, **named)
+
+    found = doctor._writable(Careless(), "processed")
+    assert found.state == "failed"
+    assert "in spite of If-None-Match" in found.found
+    assert "conditional writes" in found.to_do
+    assert doctor._writable(MemoryStore(), "processed").state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("off", "state"), [(0, "ok"), (-3, "ok"), (30, "warning"), (-600, "failed"), (600, "failed")]
+)
+def test_a_clock_that_is_off(off: float, state: str) -> None:
+    now = datetime.now(UTC)
+    found = doctor._clock("a clock", now, now + timedelta(seconds=off))
+    assert found.state == state
+    assert ("NTP" in found.to_do) == (state != "ok")
+
+
+@pytest.fixture
+def listened(ledger: Ledger) -> Iterator[Ledger]:
+    """A ledger with a listener that is alive."""
+    ledger.watch.beat("one", "host 1")
+    ledger.watch.report("one", "webhook", live=True)
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("source", "state"), [("webhook", "ok"), ("stream", "ok"), ("sweep", "failed"), (None, "failed")]
+)
+def test_who_tells_of_an_object(
+    source: Any,
+    state: str,
+    listened: Ledger,
+    store: ObjectStore,
+    datasets: Datasets,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "NOTIFIED_SECONDS", 1.0)
+    stopped = threading.Event()
+
+    def tell() -> None:
+        while source and not stopped.is_set():
+            listened.record([ObjectCreated(ref, source) for ref in store.list("raw")])
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    found = doctor._notified(listened, store, datasets)
+    stopped.set()
+    thread.join()
+    assert found.state == state
+    assert not list(store.list("raw"))
+    if state == "failed":
+        assert "webhook" in found.to_do
+
+
+def test_a_listener_that_does_not_run(ledger: Ledger) -> None:
+    (found,) = doctor._listener(ledger)
+    assert found.state == "failed"
+    assert "dropflow listen" in found.to_do
+
+
+def test_a_source_that_is_not_live_beside_one_that_is(listened: Ledger) -> None:
+    listened.watch.report("one", "stream raw", live=False, detail="refused")
+    assert [one.state for one in doctor._listener(listened)] == ["warning", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("ago", "unaccounted", "state"),
+    [(None, 0, "warning"), (1, 0, "ok"), (1, 3, "failed"), (3600, 0, "failed")],
+)
+def test_what_the_last_sweep_found(
+    ago: float | None, unaccounted: int, state: str, settings: Settings, ledger: Ledger, tmp_path: Any
+) -> None:
+    if ago is not None:
+        report = SweepReport(
+            started=datetime.now(UTC) - timedelta(seconds=ago),
+            seconds=1,
+            objects=9,
+            receipts=9,
+            new=0,
+            settled=0,
+            reopened=0,
+            orphans=0,
+            unaccounted=unaccounted,
+        )
+        ledger.watch.swept(report)
+    generator = doctor._ledger(settings.model_copy(update={"data_dir": tmp_path}))
+    assert next(generator).state == state
+
+
+def test_the_command_tells_what_to_do_and_fails(tmp_path: Any) -> None:
+    done = run("doctor", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "DROPFLOW_S3_ENDPOINT" in done.stdout
+    assert "2 of 5 checks failed" in done.stdout
+
+
+@pytest.mark.stack
+def test_a_stack_that_is_well(running: Running) -> None:
+    done = running.cli("doctor", "--json")
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    assert {name: one["found"] for name, one in found.items() if one["state"] != "ok"} == {}
+    assert done.returncode == 0
+    assert "webhook told of an object" in found["notifications"]["found"]
+    assert {"worker", "deployments and automations", "ledger", "listener", "Prefect's clock"} <= set(found)
+
+
+@pytest.mark.stack
+def test_an_automation_that_was_deleted_and_a_paused_work_pool(running: Running) -> None:
+    pool = running.settings.work_pool
+    one = running.api("POST", "/automations/filter", json={"limit": 1})[0]
+    running.api("DELETE", f"/automations/{one['id']}")
+    running.api("PATCH", f"/work_pools/{pool}", json={"is_paused": True})
+    try:
+        done = running.cli("doctor")
+    finally:
+        running.api("PATCH", f"/work_pools/{pool}", json={"is_paused": False})
+        assert running.cli("apply").returncode == 0
+    assert done.returncode == 1
+    assert f"the work pool {pool} is paused" in done.stdout
+    assert f"automation {one['name']}" in done.stdout
+    assert "dropflow apply" in done.stdout
+    assert "2 of" in done.stdout
