@@ -21,10 +21,11 @@ SEED ?= 1
 chaos: setup  ## drop 2,000 files while every process is killed again and again, then look for what is missing
 	$(BIN)/python tests/chaos.py --seed $(SEED)
 
-bench: setup  ## latency, bursts, large files, each against a baseline: half an hour on a quiet machine
+bench: setup  ## latency, bursts, large files, each against a baseline: three quarters of an hour on a quiet machine
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/burst.py --files 2000 --rows 100
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/large.py --mib 2048
 
 check: setup  ## lint, types, import direction
