@@ -69,6 +69,8 @@ def examine(settings: Settings) -> Checks:
             if is_listening and store and datasets:
                 yield _notified(ledger, store, datasets)
             yield from _channels(settings, prefect, ledger)
+        except DropflowError as error:
+            yield Finding("listener", "failed", str(error), "try again: all was reached a moment ago")
         finally:
             ledger.close()
     yield _disk(settings)

@@ -144,7 +144,11 @@ class PrefectApi:
         """The server's version and its own time, in whole seconds. Raises TransientError, PermanentError."""
         answer = self._answer("/admin/version")
         date = answer.headers.get("date")
-        return str(answer.json()), parsedate_to_datetime(date) if date else datetime.now(UTC)
+        try:
+            version = _VERSION.validate_json(answer.content)
+        except ValueError as error:
+            raise PermanentError(f"{answer.url} does not answer as a Prefect API does") from error
+        return version, parsedate_to_datetime(date) if date else datetime.now(UTC)
 
     @retry
     def workers_online(self, work_pool: str) -> tuple[list[str], bool]:
@@ -287,7 +291,7 @@ class PrefectApi:
         return answer
 
 
-_ROWS = TypeAdapter(list[dict[str, Any]])
+_ROWS, _VERSION = TypeAdapter(list[dict[str, Any]]), TypeAdapter(str)
 
 
 def _rows(answer: httpx.Response, of: Callable[[dict[str, Any]], T]) -> list[T]:

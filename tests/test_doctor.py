@@ -16,6 +16,7 @@ from dropflow import doctor
 from dropflow.datasets import Datasets
 from dropflow.declarations import load_datasets
 from dropflow.doctor import Finding, examine
+from dropflow.errors import TransientError
 from dropflow.ledger import Ledger, SweepReport
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.settings import PROJECT, Settings
@@ -54,6 +55,28 @@ def test_a_bucket_that_is_not_there(settings: Settings, store: ObjectStore) -> N
     assert found["store"].state == "failed"
     assert "bucket processed" in found["store"].found
     assert "make the bucket" in found["store"].to_do
+
+
+def test_a_server_that_is_no_prefect(settings: Settings, store: ObjectStore) -> None:
+    found = by_name(settings.model_copy(update={"prefect_api_url": settings.s3_endpoint}))
+    assert found["Prefect"].state == "failed"
+    assert "DROPFLOW_PREFECT_API_URL" in found["Prefect"].to_do
+
+
+def test_a_ledger_that_fails_in_between(
+    settings: Settings, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.data_dir.mkdir(parents=True)
+    Ledger(settings.ledger).close()
+
+    def gone(*_: Any) -> None:
+        raise TransientError("the ledger: gone")
+
+    monkeypatch.setattr(doctor, "_listener", gone)
+    found = by_name(settings)
+    assert found["ledger"].state == "warning"
+    assert found["listener"].found == "the ledger: gone"
+    assert found["disk"].state == "ok", "the others are checked all the same"
 
 
 def test_a_broken_dataset_file_is_named(settings: Settings, store: ObjectStore, tmp_path: Any) -> None:
