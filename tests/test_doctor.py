@@ -1,6 +1,5 @@
 """`dropflow doctor`: each thing that can be wrong is found, and told with what to do."""
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from conftest import Running
 from memory_store import MemoryStore
 from test_cli import run
 
@@ -187,31 +185,3 @@ def test_the_command_tells_what_to_do_and_fails(tmp_path: Any) -> None:
     assert done.returncode == 1
     assert "DROPFLOW_S3_ENDPOINT" in done.stdout
     assert "2 of 5 checks failed" in done.stdout
-
-
-@pytest.mark.stack
-def test_a_stack_that_is_well(running: Running) -> None:
-    done = running.cli("doctor", "--json")
-    found = {one["name"]: one for one in json.loads(done.stdout)}
-    assert {name: one["found"] for name, one in found.items() if one["state"] != "ok"} == {}
-    assert done.returncode == 0
-    assert "webhook told of an object" in found["notifications"]["found"]
-    assert {"worker", "deployments and automations", "ledger", "listener", "Prefect's clock"} <= set(found)
-
-
-@pytest.mark.stack
-def test_an_automation_that_was_deleted_and_a_paused_work_pool(running: Running) -> None:
-    pool = running.settings.work_pool
-    one = running.api("POST", "/automations/filter", json={"limit": 1})[0]
-    running.api("DELETE", f"/automations/{one['id']}")
-    running.api("PATCH", f"/work_pools/{pool}", json={"is_paused": True})
-    try:
-        done = running.cli("doctor")
-    finally:
-        running.api("PATCH", f"/work_pools/{pool}", json={"is_paused": False})
-        assert running.cli("apply").returncode == 0
-    assert done.returncode == 1
-    assert f"the work pool {pool} is paused" in done.stdout
-    assert f"automation {one['name']}" in done.stdout
-    assert "dropflow apply" in done.stdout
-    assert "2 of" in done.stdout

@@ -1,5 +1,6 @@
-"""On the real stack: what a burst is told as."""
+"""On the real stack: what a burst is told as, and what `dropflow doctor` tells."""
 
+import json
 import re
 from datetime import UTC, datetime
 
@@ -76,3 +77,29 @@ def test_silence_is_told_when_the_listener_cannot(running: Running) -> None:
         running.api("DELETE", f"/automations/{made['id']}")
     assert mail is not None
     assert "Nothing was heard of quiet for 0.0 hours" in body_of(mail)
+
+
+def test_a_stack_that_is_well(running: Running) -> None:
+    done = running.cli("doctor", "--json")
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    assert {name: one["found"] for name, one in found.items() if one["state"] != "ok"} == {}
+    assert done.returncode == 0
+    assert "webhook told of an object" in found["notifications"]["found"]
+    assert {"worker", "deployments and automations", "ledger", "listener", "Prefect's clock"} <= set(found)
+
+
+def test_an_automation_that_was_deleted_and_a_paused_work_pool(running: Running) -> None:
+    pool = running.settings.work_pool
+    one = running.api("POST", "/automations/filter", json={"limit": 1})[0]
+    running.api("DELETE", f"/automations/{one['id']}")
+    running.api("PATCH", f"/work_pools/{pool}", json={"is_paused": True})
+    try:
+        done = running.cli("doctor")
+    finally:
+        running.api("PATCH", f"/work_pools/{pool}", json={"is_paused": False})
+        assert running.cli("apply").returncode == 0
+    assert done.returncode == 1
+    assert f"the work pool {pool} is paused" in done.stdout
+    assert f"automation {one['name']}" in done.stdout
+    assert "dropflow apply" in done.stdout
+    assert "2 of" in done.stdout
