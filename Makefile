@@ -15,7 +15,7 @@ demo: setup  ## drop a sample file into an embedded stack and show what becomes 
 	$(BIN)/dropflow demo
 
 test: setup  ## all tests
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto --max-worker-restart 0
 
 SEED ?= 1
 chaos: setup  ## drop 2,000 files while every process is killed again and again, then look for what is missing

@@ -12,6 +12,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -688,6 +689,14 @@ def survive(name: str, content: bytes, how: Reading) -> None:
     # What was read can be gone through and written, as the steps will.
     frame.isna().sum()
     frame.to_parquet(io.BytesIO(), index=False)
+
+
+@pytest.mark.parametrize("most", [2**14, 2**24])
+def test_a_damaged_column_does_not_end_the_process(most: int) -> None:
+    """What fuzzing has found: pyarrow's own look at the column aborts."""
+    content = (Path(__file__).parent / "data" / "damaged_column.parquet").read_bytes()
+    with pytest.raises(RejectedError, match="no readable Parquet file"):
+        read(content, "a.parquet", Reading(max_bytes=most), ["n"])
 
 
 fuzzing = hypothesis_settings(

@@ -49,8 +49,13 @@ def _table(content: bytes, reading: Reading) -> Any:
                 "flatten it into plain columns"
             )
     _check_metadata(file.metadata, schema, reading)
-    # Kept as codes while reading, a text that stands in every row takes its place once.
-    coded = [name for place, name in enumerate(schema.names) if _may_expand(file.metadata, place, reading)]
+    coded: list[str] = []
+    if _any_may_expand(file.metadata, reading):
+        _look_at_columns(file)
+        # Kept as codes while reading, a text that stands in every row takes its place once.
+        coded = [
+            name for place, name in enumerate(schema.names) if _may_expand(file.metadata, place, reading)
+        ]
     table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=coded).read(use_threads=False)
     if sum(_plain_bytes(column) for column in table.columns) > reading.max_bytes:
         raise too_large(reading)
@@ -72,6 +77,22 @@ def _check_metadata(metadata: Any, schema: Any, reading: Reading) -> None:
         raise too_large(reading)
     if not metadata.num_rows:
         raise RejectedError("has columns but no rows: nothing to prepare")
+
+
+def _any_may_expand(metadata: Any, reading: Reading) -> bool:
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    most = sum(group.num_rows * group.total_byte_size for group in groups)
+    return most > reading.max_bytes or any(group.num_rows < 0 for group in groups)
+
+
+def _look_at_columns(file: Any) -> None:
+    """Raises OSError where what is told of a column is damaged.
+
+    pyarrow 26 ends the process with `terminate` when it is asked for such a column's metadata, while its
+    reader raises: so one row of each group is read before.
+    """
+    for number in range(file.metadata.num_row_groups):
+        next(file.iter_batches(batch_size=1, row_groups=[number], use_threads=False), None)
 
 
 def _may_expand(metadata: Any, place: int, reading: Reading) -> bool:
