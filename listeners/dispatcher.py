@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import DropflowError, EventRefusedError, ObjectMissingError, TransientError
-from dropflow.ledger import Delivery, Entry, Ledger
+from dropflow.ledger import Delivery, Entry, Gather, Ledger
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, object_created_event
 from dropflow.storage import ObjectStore
@@ -25,8 +25,13 @@ PER_OBJECT = 0.1
 """Seconds more that each object of a delivery is given."""
 
 
-GATHER = (timedelta(0), timedelta(seconds=0.3), timedelta(seconds=1.2), timedelta(seconds=4.8))
-"""How long objects wait for others to leave with, while so many runs are at work: each costs 1 s of CPU."""
+GATHER = (
+    Gather(),
+    Gather(timedelta(seconds=0.4), timedelta(seconds=3)),
+    Gather(timedelta(seconds=1.2), timedelta(seconds=6)),
+    Gather(timedelta(seconds=4.8), timedelta(seconds=12)),
+)
+"""While none, one, two, three runs are at work: each costs 1.4 s of CPU, and has all cores."""
 
 
 class Dispatcher:
@@ -42,7 +47,7 @@ class Dispatcher:
         listener: str,
         runs_per_dataset: int = 4,
         receipt_seconds: float = 20,
-        gather: Sequence[timedelta] = (),
+        gather: Sequence[Gather] = (),
     ) -> None:
         self._ledger = ledger
         self._datasets = datasets

@@ -16,6 +16,7 @@ from dropflow.ledger.entries import (
     Untold,
 )
 from dropflow.ledger.ledger import Ledger
+from dropflow.ledger.outbox import Gather
 
 __all__ = [
     "SETTLED",
@@ -24,6 +25,7 @@ __all__ = [
     "Delivery",
     "Entry",
     "Fate",
+    "Gather",
     "Ledger",
     "Listening",
     "Notice",

@@ -6,7 +6,7 @@ which Prefect takes for the same event.
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -30,6 +30,13 @@ LISTENER_LOST_AFTER = timedelta(seconds=15)
 """For which a claimed delivery has not been posted."""
 
 
+class Gather(NamedTuple):
+    """How long objects wait for others to leave with: until none has come for `quiet`, at most `longest`."""
+
+    quiet: timedelta = timedelta(0)
+    longest: timedelta = timedelta(0)
+
+
 class Outbox:
     """Deliveries: claimed, posted, looked after, given up."""
 
@@ -37,11 +44,11 @@ class Outbox:
         self._database = database
 
     def claim(
-        self, dataset: str, holder: str, most_in_flight: int, gather: Sequence[timedelta] = ()
+        self, dataset: str, holder: str, most_in_flight: int, gather: Sequence[Gather] = ()
     ) -> Delivery | None:
         """Take what waits for the dataset; None when nothing does, or enough is in flight already.
 
-        `gather`: how long the first of them waits for others while none, one, two, … runs are at work.
+        `gather`: how what waits gathers while none, one, two, … runs are at work.
         """
         moment = now()
         ordered = (
@@ -55,8 +62,9 @@ class Outbox:
             if in_flight >= most_in_flight:
                 return None
             first = db.execute(ordered.limit(1)).one_or_none()
-            patience = gather[min(in_flight, len(gather) - 1)] if gather else timedelta(0)
-            if first is None or first.ready_at > moment - patience:
+            if first is None:
+                return None
+            if gather and _gathers(db, dataset, first.ready_at, gather[min(in_flight, len(gather) - 1)]):
                 return None
             alike = sa.and_(objects.c.deliveries == first.deliveries, objects.c.force == first.force)
             size = _share(db, ordered, most_in_flight, SIZES[min(first.deliveries, len(SIZES) - 1)])
@@ -250,6 +258,15 @@ def _share(db: sa.Connection, waiting: sa.Select[Any], runs: int, most: int) -> 
     some = waiting.with_only_columns(objects.c.id).limit(runs * most).subquery()
     number = db.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
     return min(most, max(FEWEST, -(-number // runs)))
+
+
+def _gathers(db: sa.Connection, dataset: str, first: datetime, gather: Gather) -> bool:
+    """Whether others are still coming to what waits since `first`."""
+    moment = now()
+    if moment - first >= gather.longest:
+        return False
+    latest = sa.select(sa.func.max(objects.c.ready_at)).where(_waiting(dataset, moment))
+    return bool(moment - db.execute(latest).scalar_one() < gather.quiet)
 
 
 def _waiting(dataset: str, moment: datetime) -> sa.ColumnElement[bool]:
