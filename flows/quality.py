@@ -203,16 +203,24 @@ def _floats(series: pd.Series) -> Floats | None:
 
 
 def _of_numbers(name: str, values: Floats) -> ColumnProfile:
-    finite = values[np.isfinite(values)]
-    # Sorted once, everything else is quick: distinct values, median, bins.
-    finite.sort()
-    missing = int(np.isnan(values).sum())
-    infinite = len(values) - missing - len(finite)
-    signs = int((values == np.inf).any()) + int((values == -np.inf).any())
-    steps = np.flatnonzero(finite[1:] != finite[:-1]) + 1
-    distinct = (len(steps) + 1 if len(finite) else 0) + signs
-    numbers = _numbers(finite, finite[np.concatenate(([0], steps))]) if len(finite) else None
-    return ColumnProfile(name, "number", missing, min(distinct, MOST_DISTINCT + 1), numbers, infinite)
+    # Sorted once, everything else is quick: distinct values, median, bins. Gaps come last.
+    ordered = np.sort(values)
+    first = ordered.searchsorted(-np.inf, side="right")
+    end, present = ordered.searchsorted([np.inf, np.nan])
+    finite = ordered[first:end]
+    is_new = np.empty(len(finite), dtype=bool)
+    is_new[:1] = True
+    np.not_equal(finite[1:], finite[:-1], out=is_new[1:])
+    different = finite[is_new]
+    distinct = len(different) + int(first > 0) + int(present > end)
+    return ColumnProfile(
+        name,
+        "number",
+        missing=len(values) - int(present),
+        distinct=min(distinct, MOST_DISTINCT + 1),
+        distribution=_numbers(finite, different) if len(finite) else None,
+        infinite=int(first + present - end),
+    )
 
 
 def _numbers(ordered: Floats, distinct: Floats) -> Numbers:
@@ -274,18 +282,19 @@ def _grid_edges(distinct: Floats) -> Floats | None:
 
 def _of_values(name: str, series: pd.Series, kind: Kind | None) -> ColumnProfile:
     try:
-        counts = series.value_counts()
+        places, found = pd.factorize(series)
     except TypeError:
-        counts = series.dropna().astype(str).value_counts()
-    # A categorical's values are counted even where there are none.
-    counts = counts[counts > 0]
-    present, distinct = int(counts.sum()), len(counts)
+        places, found = pd.factorize(series.dropna().astype(str))
+    # A gap's place is -1.
+    counts = np.bincount(places[places >= 0], minlength=len(found))
+    present, distinct = int(counts.sum()), len(found)
     if kind is None:
         kind = "category" if 0 < distinct <= min(MOST_CATEGORIES, present / 2) else "text"
     frequent = None
     if present:
-        first = counts.head(MOST_VALUES)
-        rows = [int(count) for count in first]
-        values = tuple(zip((short(v, LONGEST_VALUE) for v in first.index), rows, strict=True))
+        # Stable: of equals the first one comes first.
+        first = np.argsort(-counts, kind="stable")[:MOST_VALUES]
+        rows = counts[first].tolist()
+        values = tuple(zip((short(v, LONGEST_VALUE) for v in found[first]), rows, strict=True))
         frequent = Frequent(values, present - sum(rows))
     return ColumnProfile(name, kind, len(series) - present, min(distinct, MOST_DISTINCT + 1), frequent)

@@ -47,7 +47,7 @@ class Row:
 
 def to_html(quality: Quality) -> str:
     """The report as one self-contained page: no script, and nothing that is loaded from elsewhere."""
-    return _template().render(
+    return page_template().render(
         quality=quality,
         name=quality.url.rstrip("/").rpartition("/")[2],
         rows=table(quality),
@@ -131,7 +131,8 @@ def _worst_first(drift: Iterable[DriftLine]) -> list[DriftLine]:
 
 
 @cache
-def _template() -> Template:
+def page_template() -> Template:
+    """Compiled once a process."""
     environment = Environment(
         loader=PackageLoader("flows"),
         autoescape=True,

@@ -73,13 +73,13 @@ def recipe_id(dataset: Dataset) -> str:
 @cache
 def code(prepare: str | None) -> str:
     """The source of all that prepares a frame, the dataset's own function included."""
+    if prepare:
+        return code(None) + inspect.getsource(sys.modules[own_function(prepare).__module__])
     # Imported here: they build on this module.
     from flows import learners, outofcore, pruning
 
     own = sys.modules[__name__]
     modules: list[Any] = [contract, splitting, transformers, encoding, learners, outofcore, pruning, own]
-    if prepare:
-        modules.append(sys.modules[own_function(prepare).__module__])
     return reading.source() + "".join(inspect.getsource(module) for module in modules)
 
 

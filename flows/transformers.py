@@ -5,6 +5,7 @@ plain values, arrays and scikit-learn's own transformers only, so that skops can
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Self
 
@@ -348,7 +349,6 @@ class Encoder(_Framewise):
             raise RejectedError(f"column {name} has no value at all: nothing to encode")
         if self.how == "onehot":
             check_names(name, self.categories_)
-        categories = [np.array(self.categories_, dtype=object)]
         if self.how == "frequency":
             counts = to_texts(X[name]).value_counts(dropna=False)
             self.gaps_ = float(X[name].isna().sum()) / len(X)
@@ -359,15 +359,8 @@ class Encoder(_Framewise):
             kind = "continuous" if is_numeric_dtype(y) else "auto"
             values, places = _distinct(X[name])
             self.encoder_ = TargetEncoder(target_type=kind).fit(values[places], y)
-        elif self.how == "onehot":
-            self.encoder_ = OneHotEncoder(categories=categories, sparse_output=False, handle_unknown="ignore")
-            # There is nothing to learn: they are given.
-            self.encoder_.fit(categories[0][:, np.newaxis])
         else:
-            self.encoder_ = OrdinalEncoder(
-                categories=categories, handle_unknown="use_encoded_value", unknown_value=-1
-            )
-            self.encoder_.fit(categories[0][:, np.newaxis])
+            self.encoder_ = _encoder_of(self.how, tuple(self.categories_))
         return self
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
@@ -383,6 +376,19 @@ class Encoder(_Framewise):
 
     def unknown(self, series: pd.Series) -> int:
         return int((~to_texts(series).isin(self.categories_) & series.notna()).sum())
+
+
+@lru_cache(maxsize=64)
+def _encoder_of(how: str, categories: tuple[str, ...]) -> Any:
+    """scikit-learn's, which has nothing to learn where the categories are given: for all files of a run."""
+    given = np.array(categories, dtype=object)
+    if how == "onehot":
+        encoder = OneHotEncoder(categories=[given], sparse_output=False, handle_unknown="ignore")
+    else:
+        encoder = OrdinalEncoder(
+            categories=[given], handle_unknown="use_encoded_value", unknown_value=-1
+        )
+    return encoder.fit(given[:, np.newaxis])
 
 
 GAP = "\0gap"
@@ -409,9 +415,9 @@ def check_names(column: str, categories: list[str]) -> None:
 def _distinct(series: pd.Series) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.intp]]:
     """The distinct values as texts and GAP, shape (values + 1, 1), and the place of each row's among them."""
     places, found = pd.factorize(series)
-    texts = to_texts(pd.Series(found)).to_numpy()
+    texts = found if isinstance(series.dtype, pd.StringDtype) else to_texts(pd.Series(found))
     # A gap's place is -1: the last.
-    return np.append(texts.astype(object), GAP)[:, np.newaxis], places
+    return np.array([*texts, GAP], dtype=object)[:, np.newaxis], places
 
 
 def _categories(series: pd.Series) -> list[str]:

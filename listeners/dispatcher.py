@@ -1,7 +1,6 @@
 """The dispatcher: pending objects are matched with their dataset and leave as Prefect events."""
 
 import logging
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from dropflow.crashpoints import Point, reached
@@ -25,13 +24,8 @@ PER_OBJECT = 0.1
 """Seconds more that each object of a delivery is given."""
 
 
-GATHER = (
-    Gather(),
-    Gather(timedelta(seconds=0.4), timedelta(seconds=3)),
-    Gather(timedelta(seconds=1.2), timedelta(seconds=6)),
-    Gather(timedelta(seconds=4.8), timedelta(seconds=12)),
-)
-"""While none, one, two, three runs are at work: each costs 1.4 s of CPU, and has all cores."""
+GATHER = Gather(quiet=timedelta(seconds=0.4), few=16, longest=timedelta(seconds=6))
+"""A run costs 1.4 s of CPU before it has prepared anything."""
 
 
 class Dispatcher:
@@ -47,7 +41,7 @@ class Dispatcher:
         listener: str,
         runs_per_dataset: int = 4,
         receipt_seconds: float = 20,
-        gather: Sequence[Gather] = (),
+        gather: Gather | None = None,
     ) -> None:
         self._ledger = ledger
         self._datasets = datasets

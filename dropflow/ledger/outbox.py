@@ -4,7 +4,7 @@ Whoever dies in between leaves a delivery that is not posted; it is posted again
 which Prefect takes for the same event.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -31,10 +31,14 @@ LISTENER_LOST_AFTER = timedelta(seconds=15)
 
 
 class Gather(NamedTuple):
-    """How long objects wait for others to leave with: until none has come for `quiet`, at most `longest`."""
+    """When objects leave while runs are at work, each of which has all cores of a machine.
 
-    quiet: timedelta = timedelta(0)
-    longest: timedelta = timedelta(0)
+    Once none has come for `quiet` and at most `few` are left at work, or after `longest`.
+    """
+
+    quiet: timedelta
+    few: int
+    longest: timedelta
 
 
 class Outbox:
@@ -44,11 +48,11 @@ class Outbox:
         self._database = database
 
     def claim(
-        self, dataset: str, holder: str, most_in_flight: int, gather: Sequence[Gather] = ()
+        self, dataset: str, holder: str, most_in_flight: int, gather: Gather | None = None
     ) -> Delivery | None:
         """Take what waits for the dataset; None when nothing does, or enough is in flight already.
 
-        `gather`: how what waits gathers while none, one, two, … runs are at work.
+        `gather`: when it leaves while runs are at work; at once, if None.
         """
         moment = now()
         ordered = (
@@ -64,7 +68,7 @@ class Outbox:
             first = db.execute(ordered.limit(1)).one_or_none()
             if first is None:
                 return None
-            if gather and _gathers(db, dataset, first.ready_at, gather[min(in_flight, len(gather) - 1)]):
+            if in_flight and gather and self._gathers(db, dataset, first.ready_at, gather):
                 return None
             alike = sa.and_(objects.c.deliveries == first.deliveries, objects.c.force == first.force)
             size = _share(db, ordered, most_in_flight, SIZES[min(first.deliveries, len(SIZES) - 1)])
@@ -160,10 +164,19 @@ class Outbox:
         return [e for e in found if e.id not in superseded]
 
     def _in_flight(self, db: sa.Connection, dataset: str) -> int:
-        query = sa.select(sa.func.count(sa.distinct(objects.c.event_id))).where(
-            objects.c.fate == Fate.DISPATCHED.value, objects.c.dataset == dataset
-        )
+        query = sa.select(sa.func.count(sa.distinct(objects.c.event_id))).where(_at_work(dataset))
         return db.execute(query).scalar_one()
+
+    def _gathers(self, db: sa.Connection, dataset: str, first: datetime, gather: Gather) -> bool:
+        """Whether what waits since `first` waits on: for others, or for the cores."""
+        moment = now()
+        if moment - first >= gather.longest:
+            return False
+        latest = sa.select(sa.func.max(objects.c.ready_at)).where(_waiting(dataset, moment))
+        if moment - db.execute(latest).scalar_one() < gather.quiet:
+            return True
+        left = sa.select(sa.func.count()).where(_at_work(dataset))
+        return bool(db.execute(left).scalar_one() > gather.few)
 
     def unposted(self, holder: str) -> list[Delivery]:
         """Deliveries claimed but not posted: our own, and those whose listener is gone."""
@@ -260,19 +273,14 @@ def _share(db: sa.Connection, waiting: sa.Select[Any], runs: int, most: int) -> 
     return min(most, max(FEWEST, -(-number // runs)))
 
 
-def _gathers(db: sa.Connection, dataset: str, first: datetime, gather: Gather) -> bool:
-    """Whether others are still coming to what waits since `first`."""
-    moment = now()
-    if moment - first >= gather.longest:
-        return False
-    latest = sa.select(sa.func.max(objects.c.ready_at)).where(_waiting(dataset, moment))
-    return bool(moment - db.execute(latest).scalar_one() < gather.quiet)
-
-
 def _waiting(dataset: str, moment: datetime) -> sa.ColumnElement[bool]:
     return sa.and_(
         objects.c.fate == Fate.PENDING.value, objects.c.dataset == dataset, objects.c.ready_at <= moment
     )
+
+
+def _at_work(dataset: str) -> sa.ColumnElement[bool]:
+    return sa.and_(objects.c.fate == Fate.DISPATCHED.value, objects.c.dataset == dataset)
 
 
 def _inside(event_id: str) -> sa.ColumnElement[bool]:
