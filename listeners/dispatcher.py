@@ -24,7 +24,7 @@ PER_OBJECT = 0.1
 """Seconds more that each object of a delivery is given."""
 
 
-GATHER = Gather(quiet=timedelta(seconds=0.4), few=16, longest=timedelta(seconds=6))
+GATHER = Gather(quiet=timedelta(seconds=0.5), few=60, longest=timedelta(seconds=10))
 """A run costs 1.4 s of CPU before it has prepared anything."""
 
 

@@ -13,7 +13,7 @@ from dropflow.audit import audit
 from dropflow.datasets import Dataset, Datasets, Readiness
 from dropflow.declarations import load_datasets
 from dropflow.errors import EventRefusedError, PermanentError, TransientError
-from dropflow.ledger import Entry, Fate, Ledger, SweepReport, outbox
+from dropflow.ledger import Entry, Fate, Gather, Ledger, SweepReport, outbox
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.prefect_api import Run
 from dropflow.receipts import FINGERPRINT, SOURCE, Receipt, commit_receipt, receipt_key
@@ -212,18 +212,31 @@ NONE, LONG = timedelta(0), timedelta(hours=1)
 
 
 @pytest.mark.parametrize(
-    ("gather", "batches"), [((NONE, LONG), 1), ((NONE, NONE, LONG), 2), ((NONE, NONE), 3), ((), 3)]
+    ("gather", "batches"),
+    [
+        (Gather(quiet=LONG, few=9, longest=LONG), 1),  # others may still be coming
+        (Gather(quiet=NONE, few=0, longest=LONG), 1),  # the cores are busy
+        (Gather(quiet=NONE, few=9, longest=LONG), 3),  # none comes, and few are left at work
+        (Gather(quiet=LONG, few=0, longest=NONE), 3),  # enough is enough
+        (None, 3),
+    ],
 )
-def test_the_more_runs_are_at_work_the_longer_objects_wait_for_others(
-    ledger: Ledger, store: ObjectStore, gather: tuple[timedelta, ...], batches: int
+def test_while_a_run_is_at_work_objects_wait_for_others_and_for_its_end(
+    ledger: Ledger, store: ObjectStore, gather: Gather | None, batches: int
 ) -> None:
     listener = make_listener(ledger, store, load_datasets(PROJECT / "datasets"), gather=gather)
-    for number in range(3):
-        listener.see(listener.put(f"churn/{number}.csv"))
+    refs = [listener.put(f"churn/{number}.csv", b"%d" % number) for number in range(3)]
+    for ref in refs:
+        listener.see(ref)
         listener.dispatcher.dispatch()
     assert len(listener.prefect.batches()) == batches
     listener.dispatcher.dispatch()
     assert listener.dispatcher.gathers == (batches < 3)
+    if batches == 1:
+        listener.receipt(refs[0])
+        listener.settler.look()
+        listener.dispatcher.dispatch()
+        assert listener.prefect.batches()[1:] == [[ref.key for ref in refs[1:]]], "nothing is at work any more"
 
 
 def test_an_overwritten_object_is_a_new_object(listener: Listener) -> None:

@@ -31,9 +31,10 @@ LISTENER_LOST_AFTER = timedelta(seconds=15)
 
 
 class Gather(NamedTuple):
-    """When objects leave while runs are at work, each of which has all cores of a machine.
+    """How objects wait for others to leave with: a run costs much before it has prepared anything.
 
-    Once none has come for `quiet` and at most `few` are left at work, or after `longest`.
+    While nothing is at work they leave at once. Else when none has come for `quiet` and at most `few` are
+    left at work, by a run that has all cores of its machine; or after `longest`.
     """
 
     quiet: timedelta
@@ -52,7 +53,7 @@ class Outbox:
     ) -> Delivery | None:
         """Take what waits for the dataset; None when nothing does, or enough is in flight already.
 
-        `gather`: when it leaves while runs are at work; at once, if None.
+        `gather`: how it waits for others; not at all, if None.
         """
         moment = now()
         ordered = (
@@ -168,7 +169,7 @@ class Outbox:
         return db.execute(query).scalar_one()
 
     def _gathers(self, db: sa.Connection, dataset: str, first: datetime, gather: Gather) -> bool:
-        """Whether what waits since `first` waits on: for others, or for the cores."""
+        """Whether what waits since `first` waits on: for others, or for cores."""
         moment = now()
         if moment - first >= gather.longest:
             return False
