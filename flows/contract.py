@@ -11,7 +11,15 @@ from dropflow.datasets import Dataset
 from dropflow.errors import RejectedError
 from dropflow.objects import printable
 from dropflow.words import did_you_mean
-from flows.transformers import LARGEST_WHOLE, to_booleans, to_datetimes, to_numbers, to_texts
+from flows.transformers import (
+    LARGEST_WHOLE,
+    gaps_of,
+    is_whole,
+    to_booleans,
+    to_datetimes,
+    to_numbers,
+    to_texts,
+)
 
 MOST_PROBLEMS = 5
 """A reason must be readable on a phone."""
@@ -80,7 +88,10 @@ def check(
     raw = parsed.copy(deep=False)
     problems: list[Problem] = []
     for name in [name for name in parsed.columns if name in dataset.columns]:
-        parsed[name], found = _check(parsed[name], dataset.columns[name])
+        read = parsed[name]
+        column, found = _check(read, dataset.columns[name])
+        if column is not read:
+            parsed[name] = column
         problems += found
     bad = np.zeros(len(parsed), dtype=bool)
     for problem in problems:
@@ -158,10 +169,8 @@ def _check(series: pd.Series, column: Column) -> tuple[pd.Series, list[Problem]]
             problems.append(Problem(str(series.name), pd.Series(rows, index=series.index), what, shown))
 
     parsed = _parsed(series, column)
-    missing = series.isna().to_numpy()
-    # Whatever there is has a text.
-    is_same = parsed is series or column.type in ("category", "text")
-    gaps = missing if is_same else parsed.isna().to_numpy()
+    missing = gaps_of(series)
+    gaps = missing if parsed is series or _is_all_readable(series, column) else gaps_of(parsed)
     complain(gaps & ~missing, UNREADABLE[column.type])
     if column.type == "number":
         values = parsed.to_numpy()
@@ -180,6 +189,11 @@ def _check(series: pd.Series, column: Column) -> tuple[pd.Series, list[Problem]]
     if not column.nullable:
         complain(missing, "is missing", shown=False)
     return parsed, problems
+
+
+def _is_all_readable(series: pd.Series, column: Column) -> bool:
+    """Whatever there is has a text, and a whole number is one."""
+    return column.type in ("category", "text") or (column.type == "number" and is_whole(series))
 
 
 UNREADABLE = {
@@ -208,4 +222,5 @@ def _parsed(series: pd.Series, column: Column) -> pd.Series:
     if column.type == "boolean":
         return to_booleans(series)
     # As it is read: plain objects take five times the time.
-    return (series if isinstance(series.dtype, pd.StringDtype) else to_texts(series)).astype("str")
+    texts = series if isinstance(series.dtype, pd.StringDtype) else to_texts(series)
+    return texts if texts.dtype == "str" else texts.astype("str")

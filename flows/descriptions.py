@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dropflow.objects import printable
 from dropflow.recipes import Constant, Step
+from flows.transformers import gaps_of
 
 
 def describe(step: Step, before: pd.DataFrame, after: pd.DataFrame) -> str:
@@ -36,12 +38,12 @@ def _all(frame: pd.DataFrame) -> str:
 
 
 def _imputed(name: str, how: Any, before: pd.DataFrame, after: pd.DataFrame) -> str:
-    gaps = before[name].isna() if name in before.columns else pd.Series(dtype=bool)
+    gaps = gaps_of(before[name]) if name in before.columns else np.zeros(0, dtype=bool)
     if not gaps.any():
         return f"{name}: nothing missing"
     if how == "knn":
         return f"{name}: {int(gaps.sum()):,} missing filled from the nearest rows"
-    value = after.loc[gaps, name].iloc[0]
+    value = after[name].iloc[int(gaps.argmax())]
     shown = f"{value:g}" if isinstance(value, float) else printable(str(value), 60)
     way = "constant" if isinstance(how, Constant) else how
     return f"{name}: {int(gaps.sum()):,} missing filled with the {way} {shown}"

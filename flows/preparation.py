@@ -68,6 +68,7 @@ class Preparation:
     log: Log = field(default_factory=lambda: logging.getLogger(__name__))
     reference: Reference = field(init=False)
     transformation: Transformation = field(init=False)
+    _fingerprints: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         reference = Reference(self.store, self.dataset, self._fit, refit=self.refit)
@@ -95,10 +96,16 @@ class Preparation:
 
     def _prepare(self, key: str) -> tuple[Result, str, int]:
         preprocessor = self._preprocessor(key)
-        fingerprint = steps.fingerprint(self.dataset, preprocessor.card.sha256 if preprocessor else "")
+        fingerprint = self._fingerprint(preprocessor.card.sha256 if preprocessor else "")
         found = self.stage("check receipt", check_receipt, self.store, self.dataset, key, fingerprint)
         with closing(found.opened):
             return self._prepare_opened(found.opened, found.receipt, fingerprint, preprocessor)
+
+    def _fingerprint(self, preprocessor: str) -> str:
+        """Reckoned once: it takes as long as writing a receipt."""
+        if preprocessor not in self._fingerprints:
+            self._fingerprints[preprocessor] = steps.fingerprint(self.dataset, preprocessor)
+        return self._fingerprints[preprocessor]
 
     def _prepare_opened(
         self, opened: Opened, known: Receipt | None, fingerprint: str, preprocessor: Preprocessor | None

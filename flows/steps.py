@@ -225,9 +225,11 @@ def _check_finite(before: pd.DataFrame, after: pd.DataFrame, step: Step) -> None
     """Raises RejectedError where the step has made a number that is none."""
     if step.kind not in ("cast", "derive", "impute", "scale"):
         return
+    unchanged = {*before.columns} - {*step.columns}
     for name in after.columns:
-        new = name not in before.columns or name in step.columns
-        if new and after[name].dtype.kind == "f" and np.isinf(after[name]).any():
+        if name in unchanged:
+            continue
+        if after[name].dtype.kind == "f" and np.isinf(array(after[name])).any():
             raise RejectedError(
                 f"step {title(step)} makes column {name} infinite: numbers too large, or too far apart"
             )

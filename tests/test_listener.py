@@ -236,7 +236,9 @@ def test_while_a_run_is_at_work_objects_wait_for_others_and_for_its_end(
         listener.receipt(refs[0])
         listener.settler.look()
         listener.dispatcher.dispatch()
-        assert listener.prefect.batches()[1:] == [[ref.key for ref in refs[1:]]], "nothing is at work any more"
+        assert listener.prefect.batches()[1:] == [[ref.key for ref in refs[1:]]], (
+            "nothing is at work any more"
+        )
 
 
 def test_an_overwritten_object_is_a_new_object(listener: Listener) -> None:
