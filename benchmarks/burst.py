@@ -37,7 +37,6 @@ PUTTING, DIFFERENT = 8, 20
 POLL = 0.2
 SETTLE = 5
 """Seconds before each burst, for what the last one has left to do."""
-BARE_FROM, BARE_TO = "bare-raw", "bare-processed"
 out = Console(highlight=False)
 
 
@@ -92,8 +91,12 @@ def burst(
 
 
 def through_bare(
-    settings: Settings, store: ObjectStore, prefix: str, files: int, contents: list[bytes]
+    settings: Settings, store: ObjectStore, number: int, files: int, contents: list[bytes]
 ) -> Burst:
+    """In buckets of its own: the script lists all that is there, again and again."""
+    source, target = (f"bare-{what}-{number + 1}" for what in ("raw", "processed"))
+    for bucket in (source, target):
+        store.ensure_bucket(bucket)
     key, secret = settings.s3_access_key, settings.s3_secret_key
     assert key
     assert secret
@@ -104,11 +107,11 @@ def through_bare(
         "AWS_SECRET_ACCESS_KEY": secret.get_secret_value(),
     }
     script = Path(__file__).with_name("bare.py")
-    arguments = [sys.executable, str(script), settings.s3_endpoint, BARE_FROM, BARE_TO]
+    arguments = [sys.executable, str(script), settings.s3_endpoint, source, target]
     process = subprocess.Popen(arguments, env=environment)
 
     try:
-        return burst(store, BARE_FROM, prefix, files, contents, lambda: number_of(store, BARE_TO, prefix))
+        return burst(store, source, "churn/", files, contents, lambda: number_of(store, target, "churn/"))
     finally:
         for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
             one.kill()
@@ -160,8 +163,6 @@ def main() -> int:
         list(apply(stack.settings))
         stack.listen()
         store = connect(stack.settings)
-        for bucket in (BARE_FROM, BARE_TO):
-            store.ensure_bucket(bucket)
         for number in range(-1, options.rounds):
             files = options.files if number >= 0 else DIFFERENT
             prefix = f"churn/{number}-"
@@ -170,7 +171,7 @@ def main() -> int:
             stopped = all_but_the_store(stack)
             for one in stopped:
                 one.send_signal(signal.SIGSTOP)
-            bares.append(through_bare(stack.settings, store, prefix, files, contents))
+            bares.append(through_bare(stack.settings, store, number, files, contents))
             for one in stopped:
                 one.send_signal(signal.SIGCONT)
             for name, one_burst in (("stack", stacks[-1]), ("bare", bares[-1])):

@@ -51,7 +51,7 @@ class Settings(BaseModel):
     )
 
     large_file_mib: float = Field(
-        256, gt=0, description="larger CSV files are prepared part by part, in bounded memory"
+        256, gt=0, description="larger CSV and Parquet files are prepared part by part"
     )
 
     listen_stream: bool = Field(default=True, description="follow MinIO's notification stream")
@@ -70,6 +70,11 @@ class Settings(BaseModel):
         None, description="SQLAlchemy URL, postgresql+psycopg://… for several listeners [SQLite in data_dir]"
     )
     runs_per_dataset: int = Field(4, ge=1, description="events in flight at once; the rest gathers")
+    worker_machines: int = Field(
+        1,
+        ge=1,
+        description="machines with workers: so many runs of a dataset start without waiting for others",
+    )
     receipt_seconds: float = Field(20, ge=1, description="without a receipt for so long, Prefect is asked")
     deliveries: int = Field(5, ge=1, description="events posted for an object before it is failed")
     run_minutes: float = Field(60, gt=0, description="a run that takes longer is ended")

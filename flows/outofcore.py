@@ -162,7 +162,7 @@ class OutOfCore:
 
     def _prepare(self, content: Iterable[bytes], size: int, fitted: tuple[Any, ...] | None) -> Done:
         try:
-            spool = self._spool_plain(content, size) or self._spool(content, size, reading.stream)
+            spool = self._spool_fast(content, size) or self._spool(content, size, reading.stream)
             warnings: list[str] = []
             if fitted is None:
                 return self._transform(spool, self._fit(spool, warnings), warnings)
@@ -183,10 +183,10 @@ class OutOfCore:
                 f"{free / 2**30:.1f} are free: make room, or set TMPDIR"
             )
 
-    def _spool_plain(self, content: Iterable[bytes], size: int) -> Spool | None:
+    def _spool_fast(self, content: Iterable[bytes], size: int) -> Spool | None:
         """None where that does not do."""
         try:
-            return self._spool(content, size, reading.stream_plain)
+            return self._spool(content, size, reading.stream_fast)
         except reading.NotPlainError as error:
             self.told(f"read anew, more slowly: {error}")
             return None

@@ -206,7 +206,9 @@ class Preparation:
         """Whether the object is to be prepared part by part. Says why not where it should."""
         if (ref.size or 0) <= self.large_bytes:
             return False
-        reason = why_not(self.dataset, preprocessor is not None) or why_not_csv(self.store, ref, self.dataset)
+        reason = why_not(self.dataset, preprocessor is not None) or why_not_streamed(
+            self.store, ref, self.dataset
+        )
         if reason:
             self.log.warning("%s is large, and prepared in memory as a whole: %s", ref.url, reason)
         return not reason
@@ -340,13 +342,12 @@ def read(store: ObjectStore, opened: Opened) -> tuple[ObjectRef, bytes]:
         return store.get(opened.ref.bucket, opened.ref.key)
 
 
-def why_not_csv(store: ObjectStore, ref: ObjectRef, dataset: Dataset) -> str:
+def why_not_streamed(store: ObjectStore, ref: ObjectRef, dataset: Dataset) -> str:
     """Why the object cannot be read in parts; "" where it can."""
     with closing(store.open(ref.bucket, ref.key)) as opened:
         beginning = next(opened.chunks(), b"")
-    return (
-        "" if can_be_streamed(beginning, ref.key, dataset.read) else "it is no plain CSV in UTF-8 or 8 bits"
-    )
+    can_be = can_be_streamed(beginning, ref.key, dataset.read)
+    return "" if can_be else "it is neither Parquet nor plain CSV in UTF-8 or 8 bits"
 
 
 def prepare_parts(

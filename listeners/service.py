@@ -82,7 +82,7 @@ class Listener:
             listener=self._id,
             runs_per_dataset=settings.runs_per_dataset,
             receipt_seconds=settings.receipt_seconds,
-            gather=GATHER,
+            gather=GATHER._replace(machines=settings.worker_machines),
         )
         self._settler = Settler(
             self._ledger,

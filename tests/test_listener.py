@@ -218,6 +218,7 @@ NONE, LONG = timedelta(0), timedelta(hours=1)
         (Gather(quiet=NONE, few=0, longest=LONG), 1),  # the cores are busy
         (Gather(quiet=NONE, few=9, longest=LONG), 3),  # none comes, and few are left at work
         (Gather(quiet=LONG, few=0, longest=NONE), 3),  # enough is enough
+        (Gather(quiet=LONG, few=0, longest=LONG, machines=3), 3),  # others have cores, too
         (None, 3),
     ],
 )

@@ -250,7 +250,7 @@ def test_what_arrow_reads_is_what_pandas_reads_or_nothing(content: bytes, size: 
     found: Any
     try:
         found = pd.concat(
-            reading.stream_plain(chunked(content, 50), Reading(), ["a"], size), ignore_index=True
+            reading.stream_fast(chunked(content, 50), Reading(), ["a"], size), ignore_index=True
         )
     except reading.NotPlainError:
         return
@@ -273,7 +273,7 @@ def test_what_arrow_reads_is_what_pandas_reads_or_nothing(content: bytes, size: 
 )
 def test_what_is_not_plain_is_told(content: bytes, reason: str) -> None:
     with pytest.raises(reading.NotPlainError, match=reason):
-        list(reading.stream_plain(chunked(content, 101), Reading(), [], 40))
+        list(reading.stream_fast(chunked(content, 101), Reading(), [], 40))
 
 
 @pytest.mark.parametrize(
@@ -326,13 +326,70 @@ def test_prepared_again_in_the_same_folder_it_is_the_same(churn: Dataset, tmp_pa
         assert len(pd.read_csv(spool.quarantine)) == spool.bad_rows == 1
 
 
+def parquet(frame: pd.DataFrame, **options: Any) -> bytes:
+    file = io.BytesIO()
+    frame.to_parquet(file, index=False, **options)
+    return file.getvalue()
+
+
+def test_parquet_in_parts_becomes_what_the_whole_becomes(
+    churn: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pd.read_csv(io.BytesIO(CONTENT))
+    frame.loc[5_000, "Age"] = 400
+    frame["Visits"] = pd.array([1] * 5_999 + [None], dtype="Int64")
+    content = parquet(frame, row_group_size=4_000)
+    dataset = changed(churn, quarantine={"max_share": 0.01}, unknown_columns="keep")
+    expected, told = whole(dataset, content)
+    found, told_in_parts = in_parts(dataset, content, monkeypatch)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9, atol=1e-12)
+    assert expected["Visits"].isna().sum() == 1
+    assert told_in_parts["rows_in"] == told["rows_in"] == 6_000
+    assert told_in_parts["quarantined"] == told["quarantined"] == 1
+    assert told_in_parts["steps"][0]["detail"].endswith("part by part")
+
+
+KINDS = {
+    "whole": pd.Series([1, 2, 3, 4] * 500, dtype="int32"),
+    "whole with a late gap": pd.Series([1] * 1_999 + [None], dtype="Int64"),
+    "huge with a late gap": pd.Series([2**60 + 1] * 1_999 + [None], dtype="Int64"),
+    "half": pd.Series([0.5, None] * 1_000),
+    "yes or no": pd.Series([True] * 1_999 + [None], dtype="boolean"),
+    "time": pd.Series(pd.date_range("2026-01-01", periods=2_000, freq="h")),
+    "day": pd.Series(pd.date_range("2026-01-01", periods=2_000)).dt.date,
+    "the same long text": pd.Series(["x" * 5_000] * 2_000),
+    "text": pd.Series([f"text {number}" for number in range(1_999)] + [None]),
+    "codes": pd.Series(["a", "b"] * 1_000, dtype="category"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_a_parquet_file_is_read_in_parts_as_in_one(kind: str) -> None:
+    content = parquet(pd.DataFrame({"a": KINDS[kind], "n": range(2_000)}), row_group_size=700)
+    numbers = ["a", "n"] if kind.startswith(("whole", "huge", "half")) else ["n"]
+    expected = reading.read(content, "x.parquet", Reading(), numbers)
+    parts = list(reading.stream_fast(chunked(content), Reading(), numbers, 4_000))
+    assert len(parts) > 3
+    found = pd.concat(parts, ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=kind != "yes or no")
+    assert len({str(part["a"].dtype) for part in parts}) == 1 or kind == "yes or no"
+
+
+def test_a_damaged_parquet_file_is_rejected_in_parts_too() -> None:
+    content = parquet(pd.DataFrame({"a": range(2_000)}), row_group_size=700)
+    for damaged in (content[:-9], content[:2_000] + b"?" * 200 + content[2_200:], b"PAR1"):
+        with pytest.raises(RejectedError, match="Parquet"):
+            list(reading.stream_fast(chunked(damaged), Reading(), ["a"], 4_000))
+
+
 @pytest.mark.parametrize(
     ("beginning", "name", "how", "can"),
     [
         (b"a,b\n", "x.csv", Reading(), True),
         (b"a;b\n", "x.txt", Reading(encoding="latin-1"), True),
         (b"\x1f\x8b\x08", "x.csv.gz", Reading(), False),
-        (b"PAR1", "x.csv", Reading(), False),
+        (b"PAR1", "x.csv", Reading(), True),
+        (b"PAR1", "x", Reading(format="csv"), False),
         (b"\xff\xfea\0", "x.csv", Reading(), False),
         (b"a,b\n", "x.csv", Reading(encoding="utf-16-le"), False),
         (b'{"a": 1}\n', "x.jsonl", Reading(), False),

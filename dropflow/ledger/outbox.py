@@ -33,13 +33,14 @@ LISTENER_LOST_AFTER = timedelta(seconds=15)
 class Gather(NamedTuple):
     """How objects wait for others to leave with: a run costs much before it has prepared anything.
 
-    While nothing is at work they leave at once. Else when none has come for `quiet` and at most `few` are
-    left at work, by a run that has all cores of its machine; or after `longest`.
+    While one of `machines` has no run they leave at once. Else when none has come for `quiet` and at most
+    `few` are left at work, by runs that have all cores of their machine; or after `longest`.
     """
 
     quiet: timedelta
     few: int
     longest: timedelta
+    machines: int = 1
 
 
 class Outbox:
@@ -69,7 +70,7 @@ class Outbox:
             first = db.execute(ordered.limit(1)).one_or_none()
             if first is None:
                 return None
-            if in_flight and gather and self._gathers(db, dataset, first.ready_at, gather):
+            if gather and in_flight >= gather.machines and self._gathers(db, dataset, first.ready_at, gather):
                 return None
             alike = sa.and_(objects.c.deliveries == first.deliveries, objects.c.force == first.force)
             size = _share(db, ordered, most_in_flight, SIZES[min(first.deliveries, len(SIZES) - 1)])

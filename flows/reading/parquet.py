@@ -1,7 +1,9 @@
 """Parquet to a DataFrame."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pandas as pd
@@ -16,30 +18,165 @@ from flows.reading.columns import EXACT, NO_NUMBER, check_names
 from flows.reading.rejections import ARROW_ERRORS, said, too_large
 from flows.reading.signatures import PARQUET, PARQUET_ENCRYPTED
 
+BUFFER = 2**20
+"""Bytes of a column that are read at once."""
+REPEATING = 8
+"""Bytes a value, below which a column of texts is read as codes."""
+MOST_GROWTH = 4
+"""Times the size of a piece that its texts may take."""
+
 
 def read(content: bytes, reading: Reading, numbers: Collection[str]) -> pd.DataFrame:
     if content.startswith(PARQUET_ENCRYPTED):
         raise RejectedError("is an encrypted Parquet file: write it without encryption")
     if not content.startswith(PARQUET):
         raise RejectedError("is no Parquet file: it does not begin with PAR1; say which format it has")
-    try:
+    with _errors():
         table = _table(content, reading)
-        frame = table.to_pandas(
-            ignore_metadata=True, date_as_object=False, timestamp_as_object=False, use_threads=False
-        )
-    except (*ARROW_ERRORS, MemoryError) as error:
-        if re.search("crypt", str(error), re.IGNORECASE):
-            raise RejectedError("is an encrypted Parquet file: write it without encryption") from error
-        raise RejectedError(f"is no readable Parquet file: {said(error)}") from error
+        frame = _frame(table)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count and pa.types.is_integer(column.type):
             frame[name] = _whole(column, frame[name])
     return _numbers_or_text(frame, numbers)
 
 
+def stream(
+    chunks: Iterable[bytes], reading: Reading, numbers: Collection[str], size: int
+) -> Iterator[pd.DataFrame]:
+    """The table, some `size` bytes of its rows at a time: what `read` gives, in pieces.
+
+    The file is on disk meanwhile, as what it holds is told at its end. Raises RejectedError.
+    """
+    with NamedTemporaryFile(prefix="dropflow-") as source:
+        for chunk in chunks:
+            source.write(chunk)
+        source.flush()
+        with _errors():
+            file = _opened(source.name)
+            _check(file, reading)
+            _look_at_columns(file)
+            whole = {name: _kind_of_whole(file, name) for name in _whole_columns(file.schema_arrow)}
+            coded = _opened(source.name, read_dictionary=_repeating(file))
+        pieces = _pieces(coded, reading, size)
+        while True:
+            with _errors():
+                table = next(pieces, None)
+                if table is None:
+                    return
+                frame = _frame(table)
+            for name, kind in whole.items():
+                if kind and frame[name].dtype != kind:
+                    exact = kind != "float64"
+                    values = table[name].to_pylist() if exact else frame[name]
+                    frame[name] = pd.Series(values, dtype=kind, index=frame.index)
+            yield _numbers_or_text(frame, numbers)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """What pyarrow says of a file, as our own."""
+    try:
+        yield
+    except (*ARROW_ERRORS, MemoryError) as error:
+        if re.search("crypt", str(error), re.IGNORECASE):
+            raise RejectedError("is an encrypted Parquet file: write it without encryption") from error
+        raise RejectedError(f"is no readable Parquet file: {said(error)}") from error
+
+
+def _frame(table: Any) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(
+        ignore_metadata=True, date_as_object=False, timestamp_as_object=False, use_threads=False
+    )
+    return frame
+
+
+def _pieces(file: Any, reading: Reading, size: int) -> Iterator[Any]:
+    """Tables of plain columns, some `size` bytes each, or one row."""
+    metadata = file.metadata
+    stored = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    row = max(stored / metadata.num_rows, sum(_width(field.type) for field in file.schema_arrow), 1)
+    for batch in file.iter_batches(batch_size=max(1, int(size // row)), use_threads=False):
+        table = pa.Table.from_batches([batch])
+        table.validate(full=True)
+        # Codes hide how long the texts are that stand in every row.
+        parts = sum(_plain_bytes(column) for column in table.columns) // (MOST_GROWTH * size) + 1
+        rows = -(-table.num_rows // parts)
+        for first in range(0, table.num_rows, max(rows, 1)):
+            yield _made_plain(table.slice(first, rows), reading)
+
+
+def _opened(path: str, **options: Any) -> Any:
+    """A file of which no more is in memory than is being read."""
+    return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False, **options)
+
+
+def _repeating(file: Any) -> list[str]:
+    """Texts that take next to nothing in the file: the same ones again and again, however long."""
+    metadata = file.metadata
+    names = []
+    for place, name in enumerate(file.schema_arrow.names):
+        chunks = [metadata.row_group(number).column(place) for number in range(metadata.num_row_groups)]
+        stored = sum(chunk.total_uncompressed_size for chunk in chunks)
+        if str(metadata.schema.column(place).physical_type) == "BYTE_ARRAY" and (
+            stored < REPEATING * metadata.num_rows
+        ):
+            names.append(name)
+    return names
+
+
+def _whole_columns(schema: Any) -> list[str]:
+    return [field.name for field in schema if pa.types.is_integer(_storage(field.type))]
+
+
+def _kind_of_whole(file: Any, name: str) -> str:
+    """As `_whole` decides of all rows: what a column of whole numbers with gaps becomes; "" without gaps."""
+    gaps, kind = 0, _storage(file.schema_arrow.field(name).type)
+    lowest, highest = 0, 0
+    for batch in file.iter_batches(columns=[name], use_threads=False):
+        column = batch.column(0).cast(kind)
+        gaps += column.null_count
+        bounds = pc.min_max(column).as_py()
+        if bounds["min"] is not None:
+            lowest, highest = min(lowest, bounds["min"]), max(highest, bounds["max"])
+    if not gaps:
+        return ""
+    if -EXACT <= lowest <= highest <= EXACT:
+        return "float64"
+    return "UInt64" if pa.types.is_unsigned_integer(kind) else "Int64"
+
+
 def _table(content: bytes, reading: Reading) -> Any:
     """The whole file as a pyarrow table of plain columns. Raises RejectedError, or pyarrow's errors."""
     file = pq.ParquetFile(pa.BufferReader(content))
+    _check(file, reading)
+    coded: list[str] = []
+    if _any_may_expand(file.metadata, reading):
+        _look_at_columns(file)
+        # Kept as codes while reading, a text that stands in every row takes its place once.
+        coded = [
+            name
+            for place, name in enumerate(file.schema_arrow.names)
+            if _may_expand(file.metadata, place, reading)
+        ]
+    table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=coded).read(use_threads=False)
+    if sum(_plain_bytes(column) for column in table.columns) > reading.max_bytes:
+        raise too_large(reading)
+    table.validate(full=True)
+    return _made_plain(table, reading)
+
+
+def _made_plain(table: Any, reading: Reading) -> Any:
+    for place, field in enumerate(table.schema):
+        table = table.set_column(place, field.name, _plain(table.column(place)))
+    if table.nbytes > reading.max_bytes:
+        raise too_large(reading)
+    # Text in Parquet need not be UTF-8; nobody has looked so far.
+    table.validate(full=True)
+    return table
+
+
+def _check(file: Any, reading: Reading) -> None:
+    """Raises RejectedError where the columns are not plain, or too large."""
     schema = file.schema_arrow
     check_names(schema.names)
     for field in schema:
@@ -49,24 +186,6 @@ def _table(content: bytes, reading: Reading) -> Any:
                 "flatten it into plain columns"
             )
     _check_metadata(file.metadata, schema, reading)
-    coded: list[str] = []
-    if _any_may_expand(file.metadata, reading):
-        _look_at_columns(file)
-        # Kept as codes while reading, a text that stands in every row takes its place once.
-        coded = [
-            name for place, name in enumerate(schema.names) if _may_expand(file.metadata, place, reading)
-        ]
-    table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=coded).read(use_threads=False)
-    if sum(_plain_bytes(column) for column in table.columns) > reading.max_bytes:
-        raise too_large(reading)
-    table.validate(full=True)
-    for place, field in enumerate(table.schema):
-        table = table.set_column(place, field.name, _plain(table.column(place)))
-    if table.nbytes > reading.max_bytes:
-        raise too_large(reading)
-    # Text in Parquet need not be UTF-8; nobody has looked so far.
-    table.validate(full=True)
-    return table
 
 
 def _check_metadata(metadata: Any, schema: Any, reading: Reading) -> None:
