@@ -117,7 +117,7 @@ class Preparation:
             # What stands there is of other bytes: theirs, or left behind by an interrupted run.
             remove_orphan(self.store, self.dataset, key, self.orphan_seconds)
             return "rejected", _told(known), 0
-        done: dict[str, Any] | None
+        done: Made | None
         try:
             if self._is_large(ref, preprocessor):
                 # It is read in a way of its own, which takes long.
@@ -128,7 +128,7 @@ class Preparation:
                 done = self._make(ref, content, fingerprint, preprocessor)
         except RejectedError as error:
             remove_orphan(self.store, self.dataset, key, self.orphan_seconds)
-            done = {"fate": "rejected", "reason": str(error)}
+            done = Made({"fate": "rejected", "reason": str(error)})
         if done is None:
             message = "was overwritten while it was prepared: its new content gets a run of its own"
             return "duplicate", message, 0
@@ -139,10 +139,13 @@ class Preparation:
             etag=ref.etag,
             fingerprint=fingerprint,
             flow_run_id=self.run_id,
-            **done,
+            **done.fields,
         )
         if not self.stage("commit", commit, self.store, self.dataset, receipt, self.force):
             return "duplicate", "was prepared by another run at the same time", 0
+        if done.quality:
+            # Once all is done: Prefect takes its time to show it.
+            self.told(done.quality, f"s3://{self.dataset.output_bucket}/{receipt.report_key}")
         return receipt.fate, _told(receipt), receipt.rows_out or 0
 
     def _preprocessor(self, key: str) -> Preprocessor | None:
@@ -172,11 +175,8 @@ class Preparation:
 
     def _make(
         self, ref: ObjectRef, content: bytes, fingerprint: str, preprocessor: Preprocessor | None
-    ) -> dict[str, Any] | None:
-        """Transform, write the output and what goes with it; the receipt's fields that this decides.
-
-        None when the object was overwritten meanwhile.
-        """
+    ) -> "Made | None":
+        """Transform, write the output and what goes with it; None when the object was overwritten meanwhile."""
         started = time.perf_counter()
         made = self.transformation.transform(ref, content, preprocessor)
         target = (self.store, self.dataset, ref, fingerprint, self.run_id)
@@ -215,7 +215,7 @@ class Preparation:
 
     def _make_large(
         self, ref: ObjectRef, fingerprint: str, preprocessor: Preprocessor | None
-    ) -> dict[str, Any] | None:
+    ) -> "Made | None":
         """As `_make`, with what is in between on disk."""
         started = time.perf_counter()
         with TemporaryDirectory(prefix="dropflow-") as folder:
@@ -276,11 +276,10 @@ class Preparation:
         companions: Companions,
         quarantined: int,
         quarantine_key: str,
-    ) -> dict[str, Any]:
-        """Store and show the report; the receipt's fields."""
+    ) -> "Made":
+        """Store the report."""
         report_key = self.stage("report", companions.report, quality)
-        self.told(quality, f"s3://{self.dataset.output_bucket}/{report_key}")
-        return {
+        fields = {
             "fate": "processed",
             "output_bucket": output.bucket,
             "output_key": output.key,
@@ -295,11 +294,19 @@ class Preparation:
             "warnings": quality.warnings,
             "steps": quality.steps,
         }
+        return Made(fields, quality)
 
     def _gone(self, key: str, message: str) -> str:
         if remove_orphan(self.store, self.dataset, key, self.orphan_seconds):
             return f"{message}; removed the output that an interrupted run had left"
         return message
+
+
+class Made(NamedTuple):
+    """The fields of a receipt that preparing decides, and what there is to tell of the rows."""
+
+    fields: dict[str, Any]
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)
