@@ -176,7 +176,7 @@ class Preparation:
     def _make(
         self, ref: ObjectRef, content: bytes, fingerprint: str, preprocessor: Preprocessor | None
     ) -> "Made | None":
-        """Transform, write the output and what goes with it; None when the object was overwritten meanwhile."""
+        """Transform, write the output and its companions; None when the object was overwritten meanwhile."""
         started = time.perf_counter()
         made = self.transformation.transform(ref, content, preprocessor)
         target = (self.store, self.dataset, ref, fingerprint, self.run_id)
