@@ -33,6 +33,9 @@ class Settings(BaseModel):
     s3_region: str = "us-east-1"
 
     prefect_api_url: str | None = Field(None, description="Prefect API, ending in /api")
+    prefect_auth: SecretStr | None = Field(
+        None, description="user:password, where the server has PREFECT_SERVER_API_AUTH_STRING"
+    )
     work_pool: str = Field("dropflow", min_length=1)
     worker_poll_seconds: float = Field(
         3, gt=0, le=60, description="runs that are due now are told of at once, and not waited for"
@@ -92,6 +95,13 @@ class Settings(BaseModel):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("expected an address that starts with http:// or https://")
         return value.rstrip("/") if value else None
+
+    @field_validator("prefect_auth")
+    @classmethod
+    def _user_and_password(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and ":" not in value.get_secret_value():
+            raise ValueError("expected user:password, as PREFECT_SERVER_API_AUTH_STRING has it")
+        return value
 
     @property
     def ledger(self) -> str:
