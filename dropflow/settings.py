@@ -33,6 +33,9 @@ class Settings(BaseModel):
     s3_region: str = "us-east-1"
 
     prefect_api_url: str | None = Field(None, description="Prefect API, ending in /api")
+    prefect_ui_url: str | None = Field(
+        None, description="the Prefect UI as people reach it, for links [the API's address without /api]"
+    )
     prefect_auth: SecretStr | None = Field(
         None, description="user:password, where the server has PREFECT_SERVER_API_AUTH_STRING"
     )
@@ -89,7 +92,7 @@ class Settings(BaseModel):
         None, description="MLflow server or database that trained models are logged to; None: no MLflow"
     )
 
-    @field_validator("s3_endpoint", "prefect_api_url", "page_url")
+    @field_validator("s3_endpoint", "prefect_api_url", "prefect_ui_url", "page_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -126,7 +129,7 @@ class Settings(BaseModel):
 
     @property
     def prefect_ui(self) -> str:
-        return self.prefect_api.removesuffix("/api")
+        return self.prefect_ui_url or self.prefect_api.removesuffix("/api")
 
     @property
     def page(self) -> str:

@@ -48,6 +48,15 @@ def test_a_server_with_a_password_is_sent_it_by_both_clients() -> None:
     assert "PREFECT_API_AUTH_STRING" not in prefect_environment(without)
 
 
+def test_links_lead_to_the_ui_as_people_reach_it() -> None:
+    inside = {"prefect_api_url": "http://prefect:4200/api"}
+    outside = {"prefect_ui_url": "https://flows.example.com/"}
+    assert Settings.model_validate(inside).run_url("1") == "http://prefect:4200/runs/flow-run/1"
+    settings = Settings.model_validate({**inside, **outside})
+    assert settings.run_url("1") == "https://flows.example.com/runs/flow-run/1"
+    assert prefect_environment(settings)["PREFECT_UI_URL"] == "https://flows.example.com"
+
+
 def test_a_wrong_password_is_told_with_the_setting() -> None:
     closed = api(lambda _: httpx.Response(401))
     for ask in (closed.version, lambda: closed.post_events([{}])):
