@@ -17,6 +17,7 @@ from pydantic import SecretStr, TypeAdapter
 from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
 from dropflow.retry import retry
+from dropflow.settings import Settings
 
 OBJECT_CREATED, DATASET_PROCESSED = "object.created", "dataset.processed"
 PAGE, MOST_PAGES = 200, 25
@@ -261,6 +262,7 @@ class PrefectApi:
             raise TransientError(f"Prefect API {self.http.base_url}: {error!r}") from error
         if answer.status_code >= 500:
             raise TransientError(f"Prefect API answered {answer.status_code} to GET {path}")
+        _let_in(answer)
         if not answer.is_success:
             raise PermanentError(
                 f"Prefect API answered {answer.status_code} to GET {path}: has `dropflow apply` been run?"
@@ -285,10 +287,19 @@ class PrefectApi:
             raise TransientError(f"Prefect API {self.http.base_url}: {error!r}") from error
         if answer.status_code >= 500 or answer.status_code in (408, 429):
             raise TransientError(f"Prefect API answered {answer.status_code} to POST {path}")
+        _let_in(answer)
         if not answer.is_success:
             refusal = EventRefusedError if answer.status_code in REFUSALS else PermanentError
             raise refusal(f"Prefect API answered {answer.status_code} to POST {path}: {answer.text[:300]}")
         return answer
+
+
+def _let_in(answer: httpx.Response) -> None:
+    if answer.status_code == 401:
+        raise PermanentError(
+            f"the Prefect API lets nobody in without its password ({answer.url}): "
+            "set DROPFLOW_PREFECT_AUTH to the server's PREFECT_SERVER_API_AUTH_STRING"
+        )
 
 
 _ROWS, _VERSION = TypeAdapter(list[dict[str, Any]]), TypeAdapter(str)
@@ -301,8 +312,12 @@ def _rows(answer: httpx.Response, of: Callable[[dict[str, Any]], T]) -> list[T]:
         raise PermanentError(f"{answer.url} does not answer as a Prefect API does: {error!r:.300}") from error
 
 
-def connect_prefect(api_url: str) -> PrefectApi:
-    return PrefectApi(httpx.Client(base_url=api_url, timeout=TIMEOUT))
+def connect_prefect(settings: Settings) -> PrefectApi:
+    """Open the API that the settings name. Raises SettingsError."""
+    auth = settings.prefect_auth
+    user, _, password = auth.get_secret_value().partition(":") if auth else ("", "", "")
+    sent = httpx.BasicAuth(user, password) if auth else None
+    return PrefectApi(httpx.Client(base_url=settings.prefect_api, auth=sent, timeout=TIMEOUT))
 
 
 def key_tag(key: str) -> str:

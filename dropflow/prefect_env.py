@@ -11,6 +11,7 @@ NOBODY = Path(__file__).with_name("nobody.pem")
 
 def prefect_environment(settings: Settings) -> dict[str, str]:
     """The variables for every process that imports Prefect: server, worker, apply."""
+    auth = settings.prefect_auth
     return {
         "PREFECT_HOME": str(settings.data_dir / "prefect"),
         "PREFECT_API_URL": settings.prefect_api,
@@ -18,6 +19,7 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_WORKER_QUERY_SECONDS": str(settings.worker_poll_seconds),
         "DO_NOT_TRACK": "1",
+        **({"PREFECT_API_AUTH_STRING": auth.get_secret_value()} if auth else {}),
         # Without TLS there is nothing to verify: each client would read all certificates, 20 ms.
         **({} if settings.prefect_api.startswith("https:") else {"PREFECT_API_SSL_CERT_FILE": str(NOBODY)}),
     }

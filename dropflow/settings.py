@@ -33,6 +33,12 @@ class Settings(BaseModel):
     s3_region: str = "us-east-1"
 
     prefect_api_url: str | None = Field(None, description="Prefect API, ending in /api")
+    prefect_ui_url: str | None = Field(
+        None, description="the Prefect UI as people reach it, for links [the API's address without /api]"
+    )
+    prefect_auth: SecretStr | None = Field(
+        None, description="user:password, where the server has PREFECT_SERVER_API_AUTH_STRING"
+    )
     work_pool: str = Field("dropflow", min_length=1)
     worker_poll_seconds: float = Field(
         3, gt=0, le=60, description="runs that are due now are told of at once, and not waited for"
@@ -91,12 +97,19 @@ class Settings(BaseModel):
         None, description="MLflow server or database that trained models are logged to; None: no MLflow"
     )
 
-    @field_validator("s3_endpoint", "prefect_api_url", "page_url")
+    @field_validator("s3_endpoint", "prefect_api_url", "prefect_ui_url", "page_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("expected an address that starts with http:// or https://")
         return value.rstrip("/") if value else None
+
+    @field_validator("prefect_auth")
+    @classmethod
+    def _user_and_password(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and ":" not in value.get_secret_value():
+            raise ValueError("expected user:password, as PREFECT_SERVER_API_AUTH_STRING has it")
+        return value
 
     @property
     def ledger(self) -> str:
@@ -121,7 +134,7 @@ class Settings(BaseModel):
 
     @property
     def prefect_ui(self) -> str:
-        return self.prefect_api.removesuffix("/api")
+        return self.prefect_ui_url or self.prefect_api.removesuffix("/api")
 
     @property
     def page(self) -> str:

@@ -178,7 +178,7 @@ def running() -> Iterator[Running]:
                 mailbox,
                 load_datasets(settings.datasets_dir)["churn"],
                 connect(settings),
-                connect_prefect(settings.prefect_api),
+                connect_prefect(settings),
             )
             applied = _apply_with(running, url)
             assert applied.returncode == 0, applied.stderr

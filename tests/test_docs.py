@@ -68,16 +68,6 @@ def test_locks_are_complete_and_name_no_index() -> None:
         assert len(re.findall(r"^[a-z0-9].*==.*\\$", text, re.MULTILINE)) == len(packages), "a hash for each"
 
 
-def test_the_compose_file_runs_what_the_program_has() -> None:
-    services = yaml.safe_load((PROJECT / "docker-compose.yaml").read_text())["services"]
-    for name in ("apply", "listener", "worker"):
-        assert services[name]["command"][0] in app
-        for variable in services[name]["environment"]:
-            assert variable.removeprefix("DROPFLOW_").lower() in FIELDS, variable
-    for service in services.values():
-        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-
-
 def test_the_dataset_file_that_is_explained_is_valid() -> None:
     (shown,) = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs" / "datasets.md").read_text(), re.DOTALL)
     fields = yaml.safe_load(shown)

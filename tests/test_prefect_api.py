@@ -1,6 +1,7 @@
 """What the listener makes of a Prefect API's answers, the wrong ones above all."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,9 @@ import httpx
 import pytest
 
 from dropflow.errors import EventRefusedError, PermanentError, TransientError
-from dropflow.prefect_api import PAGE, PrefectApi, Run
+from dropflow.prefect_api import PAGE, PrefectApi, Run, connect_prefect
+from dropflow.prefect_env import prefect_environment
+from dropflow.settings import Settings
 
 NOW = datetime.now(UTC)
 
@@ -28,6 +31,37 @@ def run(number: int, **changes: Any) -> dict[str, Any]:
         "expected_start_time": NOW.isoformat(),
         **changes,
     }
+
+
+def test_a_server_with_a_password_is_sent_it_by_both_clients() -> None:
+    settings = Settings.model_validate(
+        {"prefect_api_url": "http://prefect/api", "prefect_auth": "admin:pass:wörd"}
+    )
+    http = connect_prefect(settings).http
+    assert isinstance(http.auth, httpx.BasicAuth)
+    sent = next(http.auth.auth_flow(httpx.Request("GET", "http://prefect/api")))
+    encoded = b64encode("admin:pass:wörd".encode()).decode()
+    assert sent.headers["authorization"] == f"Basic {encoded}"
+    assert prefect_environment(settings)["PREFECT_API_AUTH_STRING"] == "admin:pass:wörd"
+    without = Settings(prefect_api_url="http://prefect/api")
+    assert connect_prefect(without).http.auth is None
+    assert "PREFECT_API_AUTH_STRING" not in prefect_environment(without)
+
+
+def test_links_lead_to_the_ui_as_people_reach_it() -> None:
+    inside = {"prefect_api_url": "http://prefect:4200/api"}
+    outside = {"prefect_ui_url": "https://flows.example.com/"}
+    assert Settings.model_validate(inside).run_url("1") == "http://prefect:4200/runs/flow-run/1"
+    settings = Settings.model_validate({**inside, **outside})
+    assert settings.run_url("1") == "https://flows.example.com/runs/flow-run/1"
+    assert prefect_environment(settings)["PREFECT_UI_URL"] == "https://flows.example.com"
+
+
+def test_a_wrong_password_is_told_with_the_setting() -> None:
+    closed = api(lambda _: httpx.Response(401))
+    for ask in (closed.version, lambda: closed.post_events([{}])):
+        with pytest.raises(PermanentError, match="DROPFLOW_PREFECT_AUTH"):
+            ask()
 
 
 def test_a_redirect_is_no_success() -> None:

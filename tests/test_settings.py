@@ -53,6 +53,7 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DROPFLOW_SWEEP_SECOND", "5", "did you mean DROPFLOW_SWEEP_SECONDS?"),
         ("DROPFLOW_SWEEP_SECONDS", "often", "DROPFLOW_SWEEP_SECONDS: Input should be a valid number"),
         ("DROPFLOW_SWEEP_SECONDS", "0", "greater than or equal to 1"),
+        ("DROPFLOW_PREFECT_AUTH", "hush", "DROPFLOW_PREFECT_AUTH: expected user:password"),
         ("DROPFLOW_S3_ENDPOINT", "minio:9000", "expected an address that starts with http:// or https://"),
         (
             "DROPFLOW_WEBHOOK_PORT",
