@@ -35,7 +35,7 @@ from dropflow.ledger import Ledger, SweepReport
 from dropflow.objects import ObjectRef
 from dropflow.prefect_api import connect_prefect
 from dropflow.receipts import PREFIX, Receipt, receipt_key
-from dropflow.settings import PROJECT, load_settings
+from dropflow.settings import PROJECT, Settings, load_settings
 from dropflow.storage import ObjectStore, connect
 from listeners.settler import Settler
 from listeners.sweep import Sweep
@@ -82,7 +82,7 @@ def receipt_of(dataset: Dataset, raw: ObjectRef, output_etag: str = "") -> Recei
 def sweeping(store: ObjectStore, ledger_file: Path) -> Iterator[Callable[[], SweepReport | None]]:
     """Sweeps of one listener process."""
     ledger, datasets = Ledger(f"sqlite:///{ledger_file}"), Datasets({"churn": churn()})
-    settler = Settler(ledger, datasets, store, connect_prefect(NOWHERE))
+    settler = Settler(ledger, datasets, store, connect_prefect(Settings(prefect_api_url=NOWHERE)))
     sweep = Sweep(ledger, datasets, store, settler, listener="benchmark")
     try:
         yield sweep.once

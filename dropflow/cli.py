@@ -33,6 +33,7 @@ from dropflow.objects import printable
 from dropflow.prefect_api import connect_prefect
 from dropflow.settings import Settings, StoreKind, load_settings
 from dropflow.storage import connect
+from dropflow.tls import unreachable
 
 MOST_LISTED = 20
 OK, BAD_OUTCOME, WRONG_USE, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4
@@ -70,8 +71,9 @@ def main() -> NoReturn:
         code = app(result_action="return_value")
     except KeyboardInterrupt:
         code = 130
-    except (DropflowError, httpx.TransportError) as error:
-        code = UNREACHABLE if isinstance(error, TransientError | httpx.TransportError) else WRONG_USE
+    except (DropflowError, httpx.TransportError) as caught:
+        error = unreachable("Prefect API", caught) if isinstance(caught, httpx.TransportError) else caught
+        code = UNREACHABLE if isinstance(error, TransientError) else WRONG_USE
         err.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
         if code == UNREACHABLE:
             err.print("Is the stack running? `dropflow up` starts one.")
@@ -159,7 +161,7 @@ def drop(
             dropped.append(drops.upload(store, chosen, path, target, _advance(progress, task)))
         if not wait:
             return _print_dropped(dropped, as_json)
-        prefect = connect_prefect(settings.prefect_api)
+        prefect = connect_prefect(settings)
         outcomes = []
         for one in dropped:
             name = escape(printable(one.path.name, 40))
@@ -208,7 +210,7 @@ def explain(object: str, /, *, data_dir: DataDir = None, as_json: AsJson = False
 
     settings = load_settings(data_dir)
     datasets = load_datasets(settings.datasets_dir)
-    prefect = connect_prefect(settings.prefect_api) if settings.prefect_api_url else None
+    prefect = connect_prefect(settings) if settings.prefect_api_url else None
     place = explaining.locate(object, datasets)
     with _ledger(settings) as ledger:
         story = explaining.explain(settings, datasets, connect(settings), ledger, prefect, place)
@@ -316,7 +318,7 @@ def run(
     parameters = _read_json(params) if params else {}
     if keys:
         parameters["keys"] = list(keys)
-    run_id = connect_prefect(settings.prefect_api).create_run(deployment, parameters)
+    run_id = connect_prefect(settings).create_run(deployment, parameters)
     out.print(f"{deployment} runs: {settings.run_url(run_id)}", soft_wrap=True)
     return OK
 
@@ -524,7 +526,7 @@ def resume(dataset: str, /, *, data_dir: DataDir = None, as_json: AsJson = False
 def _set_paused(data_dir: Path | None, dataset: str, *, paused: bool, as_json: bool) -> bool:
     settings = load_settings(data_dir)
     name = load_datasets(settings.datasets_dir)[dataset].name
-    changed = connect_prefect(settings.prefect_api).set_paused(name, paused=paused)
+    changed = connect_prefect(settings).set_paused(name, paused=paused)
     if as_json:
         _print_json({"dataset": name, "paused": paused, "changed": changed})
     return changed
@@ -602,7 +604,7 @@ def notify_test(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     from notifications.messages import Message, Told
 
     settings = load_settings(data_dir)
-    urls = settings.notify_urls or connect_prefect(settings.prefect_api).channel_urls()
+    urls = settings.notify_urls or connect_prefect(settings).channel_urls()
     if urls is None:
         raise SettingsError("no channel: set DROPFLOW_NOTIFY_URLS (https://appriseit.com has the forms)")
     message = Message(

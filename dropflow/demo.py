@@ -164,7 +164,7 @@ def _drop_sample(settings: Settings, rows: int, steps: _Steps) -> drops.Outcome:
         steps.begin(f"Dropping it as s3://{dataset.bucket}/{key}")
         dropped = drops.upload(store, dataset, path, key, lambda _: None)
         steps.begin("Waiting for its receipt: event, automation, run, output")
-        return drops.wait(store, connect_prefect(settings.prefect_api), dataset, dropped, OUTCOME_SECONDS)
+        return drops.wait(store, connect_prefect(settings), dataset, dropped, OUTCOME_SECONDS)
 
 
 def _show(settings: Settings, outcome: drops.Outcome, mail: Message | None, out: Console) -> None:

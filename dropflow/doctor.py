@@ -164,7 +164,7 @@ def _refuses(store: ObjectStore, bucket: str, key: str, instead_of: str) -> None
 
 def _prefect(settings: Settings) -> Generator[Finding, None, PrefectApi | None]:
     try:
-        prefect = connect_prefect(settings.prefect_api)
+        prefect = connect_prefect(settings)
         began = datetime.now(UTC)
         version, theirs = prefect.version()
     except SettingsError as error:

@@ -17,6 +17,8 @@ from pydantic import SecretStr, TypeAdapter
 from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
 from dropflow.retry import retry
+from dropflow.settings import Settings
+from dropflow.tls import trust, unreachable
 
 OBJECT_CREATED, DATASET_PROCESSED = "object.created", "dataset.processed"
 PAGE, MOST_PAGES = 200, 25
@@ -258,7 +260,7 @@ class PrefectApi:
         try:
             answer = self.http.get(path)
         except httpx.RequestError as error:
-            raise TransientError(f"Prefect API {self.http.base_url}: {error!r}") from error
+            raise unreachable(f"Prefect API {self.http.base_url}", error) from error
         if answer.status_code >= 500:
             raise TransientError(f"Prefect API answered {answer.status_code} to GET {path}")
         if not answer.is_success:
@@ -282,7 +284,7 @@ class PrefectApi:
         try:
             answer = self.http.post(path, json=body, timeout=timeout)
         except httpx.RequestError as error:
-            raise TransientError(f"Prefect API {self.http.base_url}: {error!r}") from error
+            raise unreachable(f"Prefect API {self.http.base_url}", error) from error
         if answer.status_code >= 500 or answer.status_code in (408, 429):
             raise TransientError(f"Prefect API answered {answer.status_code} to POST {path}")
         if not answer.is_success:
@@ -301,8 +303,10 @@ def _rows(answer: httpx.Response, of: Callable[[dict[str, Any]], T]) -> list[T]:
         raise PermanentError(f"{answer.url} does not answer as a Prefect API does: {error!r:.300}") from error
 
 
-def connect_prefect(api_url: str) -> PrefectApi:
-    return PrefectApi(httpx.Client(base_url=api_url, timeout=TIMEOUT))
+def connect_prefect(settings: Settings) -> PrefectApi:
+    """Open the API that the settings name. Raises SettingsError."""
+    verify = trust(settings.ca_file)
+    return PrefectApi(httpx.Client(base_url=settings.prefect_api, verify=verify, timeout=TIMEOUT))
 
 
 def key_tag(key: str) -> str:

@@ -20,7 +20,13 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         # Without TLS there is nothing to verify: each client would read all certificates, 20 ms.
         **({} if settings.prefect_api.startswith("https:") else {"PREFECT_API_SSL_CERT_FILE": str(NOBODY)}),
+        **_trusted(settings),
     }
+
+
+def _trusted(settings: Settings) -> dict[str, str]:
+    has_tls = settings.prefect_api.startswith("https:")
+    return {"PREFECT_API_SSL_CERT_FILE": str(settings.ca_file)} if settings.ca_file and has_tls else {}
 
 
 def export_prefect_environment(settings: Settings) -> None:

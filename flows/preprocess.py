@@ -201,7 +201,7 @@ def _tell_processed(settings: Settings, dataset: Dataset, outcomes: list[Prepare
         parts = [keys[first : first + MOST_IN_EVENT] for first in range(0, len(keys), MOST_IN_EVENT)]
         events = [dataset_processed_event(dataset.name, part, run_id) for part in parts]
         try:
-            connect_prefect(settings.prefect_api).post_events(events)
+            connect_prefect(settings).post_events(events)
         except DropflowError as error:
             # The objects are prepared all the same; a training can be run by hand.
             get_run_logger().warning("no training was started: %s", error)

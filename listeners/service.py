@@ -70,7 +70,7 @@ class Listener:
         self._name = f"{socket.gethostname()} {os.getpid()}"
         self._datasets: Datasets = load_datasets(settings.datasets_dir)
         self._store = connect(settings)
-        self._prefect = connect_prefect(settings.prefect_api)
+        self._prefect = connect_prefect(settings)
         self._ledger = Ledger(settings.ledger)
         self._metrics = Metrics(self._ledger)
         self._intake = Intake(self._ledger, self._datasets)

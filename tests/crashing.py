@@ -36,7 +36,7 @@ def listen(settings: Settings, told: list[ObjectRef], point: Point | None) -> No
     dispatching.FIRST_LOOK = dispatching.PER_OBJECT = 0
     settling.BACKOFF = (0,)
     ledger, datasets, store = Ledger(settings.ledger), load_datasets(settings.datasets_dir), connect(settings)
-    prefect = connect_prefect(settings.prefect_api)
+    prefect = connect_prefect(settings)
     name = f"listener {os.getpid()}"
     asyncio.run(Intake(ledger, datasets).record(ObjectCreated(ref, "webhook") for ref in told))
     patience = Patience(receipt=timedelta(0), run=timedelta(0), deliveries=100)

@@ -14,6 +14,7 @@ from dropflow.ledger import Ledger
 from dropflow.objects import ObjectRef
 from dropflow.prefect_api import connect_prefect
 from dropflow.receipts import PREFIX, receipt_key
+from dropflow.settings import Settings
 from dropflow.storage import ObjectStore
 from listeners.settler import Settler
 from listeners.sweep import Sweep
@@ -53,7 +54,9 @@ def peak_of_sweep(folder: Path, dataset: Dataset, number: int, *, receipts: bool
     store = cast(ObjectStore, GeneratedStore(dataset, number, receipts=receipts))
     ledger = Ledger(f"sqlite:///{folder}/{number}.sqlite")
     datasets = Datasets({dataset.name: dataset})
-    settler = Settler(ledger, datasets, store, connect_prefect("http://127.0.0.1:9/api"))
+    settler = Settler(
+        ledger, datasets, store, connect_prefect(Settings(prefect_api_url="http://127.0.0.1:9/api"))
+    )
     sweep = NothingToRead(ledger, datasets, store, settler, listener="test")
     tracemalloc.start()
     try:

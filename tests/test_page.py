@@ -65,7 +65,7 @@ class Site:
         self.ledger, self.store, self.datasets = ledger, store, datasets
         self.intake = Intake(ledger, datasets)
         webhook = make_app(self.intake, SecretStr(TOKEN), Metrics(ledger))
-        prefect = connect_prefect(settings.prefect_api)
+        prefect = connect_prefect(settings)
         self.app = make_page(Page(settings, datasets, ledger, store, prefect, self.intake), others=webhook)
         self.client = TestClient(self.app, base_url=f"http://{LOOPBACK}", headers=OWN, follow_redirects=False)
 
