@@ -34,6 +34,7 @@ from dropflow.storage import ObjectStore
 from listeners.intake import Intake
 from listeners.page import views
 from listeners.page.access import Access
+from listeners.page.attempts import Attempts
 from listeners.page.transfer import Body, announced_length, check_length, sent, small_body
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class Page:
     ) -> None:
         """Raises SettingsError."""
         self.access = Access(settings)
+        self._attempts = Attempts()
         self._settings = settings
         self._datasets = datasets
         self._ledger = ledger
@@ -156,8 +158,12 @@ class Page:
 
     async def log_in(self, request: Request) -> Response:
         given = _json(await small_body(request)).get("token")
+        address = request.client.host if request.client else ""
+        if self._attempts.too_many(address):
+            raise HTTPException(429, "Too many wrong tokens: try again in a minute.", {"retry-after": "60"})
         cookie = self.access.cookie(given) if isinstance(given, str) else None
         if cookie is None:
+            self._attempts.wrong(address)
             await asyncio.sleep(WRONG_TOKEN_WAIT)
             raise HTTPException(403, "That is not the page's token.")
         return Response(status_code=204, headers={"set-cookie": cookie})
