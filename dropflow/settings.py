@@ -2,15 +2,19 @@
 
 import difflib
 import os
+import re
 import ssl
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from dropflow.errors import SettingsError
+from dropflow.logs import hide
 
 PREFIX = "DROPFLOW_"
 PROJECT = Path(__file__).resolve().parent.parent
@@ -151,6 +155,10 @@ FILE = "_FILE"
 """`DROPFLOW_X_FILE` names a file that holds the secret `DROPFLOW_X`, as Docker and Kubernetes mount them."""
 
 
+LONG_WORD = 16
+"""Characters of a word in a secret address that is no name any more, but a token."""
+
+
 class FileSecret(SecretStr):
     """A secret in a file, read whenever it is asked for: who replaces the file has replaced the secret."""
 
@@ -214,6 +222,18 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
+def _parts(secret: SecretStr) -> Iterator[str]:
+    """The secret, and of addresses their passwords and tokens: libraries show them apart, and unquoted."""
+    yield secret.get_secret_value()
+    for address in secret.get_secret_value().split():
+        yield address
+        with suppress(ValueError):
+            password = urlsplit(address).password or ""
+            yield from (password, unquote(password))
+        words = (word for word in re.split(r"[^\w.~%-]+", address) if len(word) >= LONG_WORD)
+        yield from (form for word in words if "." not in word for form in (word, unquote(word)))
+
+
 def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
     """Read the settings; `data_dir` and `overrides` win over every file and variable.
 
@@ -240,6 +260,7 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
         raise SettingsError(_explain(error)) from error
     # Checked as the others are, but not copied: these follow their files.
     from_files = {name: value for name, value in chosen.items() if isinstance(value, FileSecret)}
+    hide(part for name in SECRETS if (secret := getattr(settings, name)) for part in _parts(secret))
     return settings.model_copy(update={**from_files, "data_dir": settings.data_dir.expanduser().absolute()})
 
 
