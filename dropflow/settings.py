@@ -222,8 +222,10 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _parts(secret: SecretStr) -> Iterator[str]:
+def _parts(name: str, secret: SecretStr) -> Iterator[str]:
     """The secret, and of addresses their passwords and tokens: libraries show them apart, and unquoted."""
+    if name == "s3_access_key" and len(secret) < LONG_WORD:
+        return  # a user's name, perhaps an ordinary word
     yield secret.get_secret_value()
     for address in secret.get_secret_value().split():
         yield address
@@ -260,7 +262,7 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
         raise SettingsError(_explain(error)) from error
     # Checked as the others are, but not copied: these follow their files.
     from_files = {name: value for name, value in chosen.items() if isinstance(value, FileSecret)}
-    hide(part for name in SECRETS if (secret := getattr(settings, name)) for part in _parts(secret))
+    hide(part for name in SECRETS if (secret := getattr(settings, name)) for part in _parts(name, secret))
     return settings.model_copy(update={**from_files, "data_dir": settings.data_dir.expanduser().absolute()})
 
 

@@ -63,14 +63,15 @@ def test_every_secret_of_the_settings_is_hidden_with_its_parts(
     monkeypatch.setenv("DROPFLOW_NOTIFY_URLS", "slack://T1/B1/TIiajkdnlazkcOXrIdevi7FQ json://host/path")
     (tmp_path / "secret").write_text(SECRET)
     monkeypatch.setenv("DROPFLOW_S3_SECRET_KEY_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("DROPFLOW_S3_ACCESS_KEY", "listener")
     load_settings(tmp_path)
     log = logging.getLogger("some.library")
     log.debug("POST /services/T1/B1/TIiajkdnlazkcOXrIdevi7FQ")
     log.debug("connecting to db.example.com as user with p@ss-word, or p%40ss-word")
-    log.debug("signed with %s", SECRET)
+    log.debug("the listener signed with %s", SECRET)
     lines = said.getvalue().splitlines()[::2]
     assert lines == [
         "POST /services/T1/B1/***",
         "connecting to db.example.com as user with ***, or ***",
-        "signed with ***",
+        "the listener signed with ***",
     ]

@@ -138,11 +138,7 @@ def test_the_worker_prepares_and_cannot_touch_what_is_raw(who: Who) -> None:
             assert read_receipt(worker.store, dataset, ref)
         again = Preparation(worker.store, dataset, "run", force=True).prepare(f"{dataset.prefix}a.csv")
         assert again.result == "processed"
-    assert {permission for permission, _ in worker.asked} == {
-        "s3:GetObject",
-        "s3:PutObject",
-        "s3:ListBucket",
-    } | {permission for permission, _ in worker.asked if permission == "s3:DeleteObject"}
+    assert {permission for permission, _ in worker.asked} >= {"s3:GetObject", "s3:PutObject", "s3:ListBucket"}
     assert worker.beyond([WORKER]) == set()
     forbidden(worker.store, "raw", "churn/a.csv")
     assert who["admin"].store.get("raw", "churn/a.csv")[1] == churn_csv(200)
