@@ -137,6 +137,24 @@ def provoke(watched: Running, folder: Path) -> dict[str, str]:
     return said
 
 
+def test_pauses_and_changes_are_in_the_audit_log(watched: Running) -> None:
+    for command in ("pause", "pause", "resume"):
+        assert watched.cli(command, "churn").returncode == 0
+    assert watched.cli("apply").returncode == 0, "nothing to change, and nothing to note"
+    assert watched.cli("run", "preprocess/churn", "churn/no-such.csv").returncode == 0
+    lines = (watched.settings.data_dir / "audit.log").read_text().splitlines()
+    applied, *others = [json.loads(line) for line in lines]
+    assert applied["what"] == "apply"
+    assert "created deployment preprocess/churn" in applied["changes"]
+    assert [(one["what"], one.get("dataset"), one.get("changed")) for one in others] == [
+        ("pause", "churn", True),
+        ("pause", "churn", False),
+        ("resume", "churn", True),
+        ("run", None, None),
+    ]
+    assert others[-1]["parameters"]["keys"] == ["churn/no-such.csv"]
+
+
 def log_of(watched: Running, name: str) -> str:
     return (watched.settings.data_dir / "logs" / f"{name}.log").read_text(errors="replace")
 
