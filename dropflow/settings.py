@@ -99,13 +99,15 @@ class Settings(BaseModel):
     @field_validator("ca_file")
     @classmethod
     def _certificates(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        file = value.expanduser().absolute()
         try:
-            if value:
-                ssl.create_default_context(cafile=value)
+            ssl.create_default_context(cafile=file)
         except OSError as error:
             why = "no certificates in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
             raise ValueError(f"cannot be used: {why}") from error
-        return value.expanduser().absolute() if value else None
+        return file
 
     @field_validator("s3_endpoint", "prefect_api_url", "page_url")
     @classmethod

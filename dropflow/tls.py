@@ -8,8 +8,8 @@ from dropflow.errors import PermanentError, TransientError
 
 UNKNOWN = "set DROPFLOW_CA_FILE to a PEM file with the certificate of the authority that signed it"
 ELSEWHERE = "use an address that the certificate is for"
-MISMATCHES = (62, 64)
-"""OpenSSL's numbers for a certificate of another name, and of another IP address."""
+TO_DO = {9: "set the clocks by NTP", 10: "have it renewed", 62: ELSEWHERE, 64: ELSEWHERE}
+"""By OpenSSL's numbers: not valid yet, expired, another name's, another IP address'."""
 
 
 def trust(ca_file: Path | None) -> ssl.SSLContext | bool:
@@ -21,7 +21,7 @@ def unreachable(what: str, error: Exception) -> PermanentError | TransientError:
     """The error of a connection that failed: trying again makes no certificate a trusted one."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            to_do = ELSEWHERE if cause.verify_code in MISMATCHES else UNKNOWN
+            to_do = TO_DO.get(cause.verify_code, UNKNOWN)
             return PermanentError(f"{what}: its certificate is not accepted: {cause.verify_message}; {to_do}")
         # urllib3, below boto3, compares names itself and has an error of its own for it.
         if type(cause).__name__ == "CertificateError":

@@ -3,11 +3,13 @@
 import asyncio
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from queue import Queue
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -44,12 +46,12 @@ class Authority:
         made = made.add_extension(signs, critical=True)
         self.file.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def server(self, address: str = LOOPBACK) -> ssl.SSLContext:
-        """What a server at this address proves with who it is."""
+    def server(self, address: str = LOOPBACK, until: timedelta = DAY) -> ssl.SSLContext:
+        """What a server at this address proves with who it is, `until` so long from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
         signed = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        made = _started(_named(address), self._name, key).add_extension(names, critical=False)
+        made = _started(_named(address), self._name, key, until).add_extension(names, critical=False)
         certificate = made.add_extension(signed, critical=False).sign(self._key, hashes.SHA256())
         file = self._folder / f"{address}-{certificate.serial_number}.pem"
         encoded = (
@@ -68,32 +70,38 @@ def _named(name: str) -> x509.Name:
 
 
 def _started(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, until: timedelta = DAY
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     made = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    return (
-        made.not_valid_before(now - DAY).not_valid_after(now + DAY).add_extension(identifier, critical=False)
-    )
+    made = made.not_valid_before(now - DAY).not_valid_after(now + until)
+    return made.add_extension(identifier, critical=False)
 
 
 @contextmanager
 def in_front_of(port: int, context: ssl.SSLContext) -> Iterator[int]:
     """A port where TLS ends and the bytes go on to `port`."""
-    loop = asyncio.new_event_loop()
+    started: Queue[tuple[int, Callable[[], object]]] = Queue()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection(LOOPBACK, port)
         await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
 
-    server = loop.run_until_complete(asyncio.start_server(pass_on, LOOPBACK, 0, ssl=context))
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    async def serve() -> None:
+        server = await asyncio.start_server(pass_on, LOOPBACK, 0, ssl=context)
+        stopped = asyncio.Event()
+        stop = partial(asyncio.get_running_loop().call_soon_threadsafe, stopped.set)
+        started.put((server.sockets[0].getsockname()[1], stop))
+        await stopped.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
+    there, stop = started.get(timeout=10)
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield there
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        stop()
         thread.join()
 
 

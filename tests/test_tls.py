@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,17 @@ def test_a_certificate_of_another_address_is_refused(
         changed["prefect_api_url"] = f"{changed['s3_endpoint']}/api"
         with pytest.raises(PermanentError, match=f"not accepted: .*; {ELSEWHERE}"):
             connect_prefect(settings.model_copy(update=changed)).version()
+
+
+def test_a_certificate_that_has_expired_is_refused(
+    settings: Settings, store: ObjectStore, authority: Authority
+) -> None:
+    assert settings.s3_endpoint
+    port = int(settings.s3_endpoint.rpartition(":")[2])
+    with in_front_of(port, authority.server(until=-timedelta(hours=1))) as secure:
+        changed = {"s3_endpoint": f"https://{LOOPBACK}:{secure}", "ca_file": authority.file}
+        with pytest.raises(PermanentError, match="certificate has expired; have it renewed"):
+            connect(settings.model_copy(update=changed)).stat("raw", "churn/a.csv")
 
 
 def test_the_stream_is_trusted_by_the_authority_in_the_file(
