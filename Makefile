@@ -1,4 +1,4 @@
-.PHONY: setup demo test chaos bench check lock
+.PHONY: setup demo test chaos bench check lock sbom audit
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -37,3 +37,19 @@ check: setup  ## lint, types, import direction
 lock: setup  ## resolve pyproject.toml anew into the two locks
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra mail --extra postgres --extra redis pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras --constraints requirements.lock pyproject.toml --output-file requirements-dev.lock
+
+LOCKED := build/locked
+sbom: setup $(LOCKED)/uv.lock  ## what runs, with versions and hashes, as CycloneDX: build/sbom.json
+	$(BIN)/uv export --quiet --frozen --project $(LOCKED) --format cyclonedx1.5 --output-file build/sbom.json
+	@echo "build/sbom.json: $$(grep -c '"purl"' build/sbom.json) packages"
+
+audit: setup $(LOCKED)/uv.lock  ## ask osv.dev for known vulnerabilities of what runs; needs the internet
+	@$(BIN)/uv audit --quiet --preview-features audit-command --frozen --project $(LOCKED) || { code=$$?; \
+	  test $$code -ne 2 || echo "NOT AUDITED: api.osv.dev did not answer, so nothing is known either way" >&2; exit $$code; }
+
+# A project of exactly the pins of requirements.lock: uv lists and audits projects only.
+$(LOCKED)/uv.lock: requirements.lock
+	mkdir -p $(LOCKED)
+	{ printf '[project]\nname = "dropflow"\nversion = "0"\nrequires-python = ">=3.11,<3.14"\ndependencies = [\n'; \
+	  sed -n 's/^\([a-z0-9].*==.*[^ ]\) *\\$$/    "\1",/p' requirements.lock; echo ']'; } > $(LOCKED)/pyproject.toml
+	$(BIN)/uv lock --quiet --project $(LOCKED)

@@ -1,16 +1,20 @@
-"""In the Prefect server: its automations act in half the time. Loaded by it as a collection.
+"""In the Prefect server: its automations act in half the time, its log holds no password. A collection of it.
 
 For each action of an automation Prefect 3.8 asks `create_app` for its own application, which looks for it by
 a hash of all settings and reads the logging configuration anew: 0.1 s, each time. That is private to
 Prefect: the version is pinned in pyproject.toml, and where there is no such function nothing is changed.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from dropflow.logs import hide
+
 MODULE, FUNCTION = "prefect.server.api.server", "create_app"
+PASSWORDS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
 
 
 def remembered(create_app: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,3 +45,5 @@ def _install() -> None:
 
 
 _install()
+# At DEBUG the server's websockets tell what clients sign in with.
+hide(os.environ.get(name, "") for name in PASSWORDS)

@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from dropflow import __version__, drops
+from dropflow import __version__, audit_log, drops
 from dropflow.changes import Difference
 from dropflow.declarations import load_datasets
 from dropflow.errors import DropflowError, PermanentError, SettingsError, TransientError
@@ -33,6 +33,7 @@ from dropflow.objects import printable
 from dropflow.prefect_api import connect_prefect
 from dropflow.settings import Settings, StoreKind, load_settings
 from dropflow.storage import connect
+from dropflow.tls import unreachable
 
 MOST_LISTED = 20
 OK, BAD_OUTCOME, WRONG_USE, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4
@@ -70,8 +71,9 @@ def main() -> NoReturn:
         code = app(result_action="return_value")
     except KeyboardInterrupt:
         code = 130
-    except (DropflowError, httpx.TransportError) as error:
-        code = UNREACHABLE if isinstance(error, TransientError | httpx.TransportError) else WRONG_USE
+    except (DropflowError, httpx.TransportError) as caught:
+        error = unreachable("Prefect API", caught) if isinstance(caught, httpx.TransportError) else caught
+        code = UNREACHABLE if isinstance(error, TransientError) else WRONG_USE
         err.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
         if code == UNREACHABLE:
             err.print("Is the stack running? `dropflow up` starts one.")
@@ -281,6 +283,8 @@ def replay(
         )
         if not dry_run:
             replaying.replay(ledger, chosen, force=force)
+            urls = [entry.ref.url for entry in chosen]
+            audit_log.record(settings, "replay", force=force, **audit_log.objects(urls))
     if as_json:
         _print_json({"replayed": not dry_run, "objects": [entry.ref.url for entry in chosen]})
         return OK
@@ -317,6 +321,8 @@ def run(
     if keys:
         parameters["keys"] = list(keys)
     run_id = connect_prefect(settings).create_run(deployment, parameters)
+    named = {**parameters, "keys": keys[: audit_log.MOST_NAMED]}
+    audit_log.record(settings, "run", deployment=deployment, run_id=run_id, parameters=named)
     out.print(f"{deployment} runs: {settings.run_url(run_id)}", soft_wrap=True)
     return OK
 
@@ -525,6 +531,7 @@ def _set_paused(data_dir: Path | None, dataset: str, *, paused: bool, as_json: b
     settings = load_settings(data_dir)
     name = load_datasets(settings.datasets_dir)[dataset].name
     changed = connect_prefect(settings).set_paused(name, paused=paused)
+    audit_log.record(settings, "pause" if paused else "resume", dataset=name, changed=changed)
     if as_json:
         _print_json({"dataset": name, "paused": paused, "changed": changed})
     return changed
@@ -694,22 +701,31 @@ def _say(text: str) -> None:
 def _apply(settings: Settings, *, show: bool, diff: bool = False) -> list[Any]:
     from dropflow.apply import apply as changes_of
 
-    changes = []
-    for change in changes_of(settings, dry_run=diff):
-        changes.append(change)
-        if show:
-            style = "dim" if change.action == "unchanged" else "green"
-            note = f" ({change.note})" if change.note else ""
-            out.print(f"[{style}]{change.action:9}[/] {change.kind} {escape(change.name)}{note}")
-        if show and diff:
-            for one in change.differences:
-                _print_difference(one)
+    changes: list[Any] = []
+    try:
+        for change in changes_of(settings, dry_run=diff):
+            changes.append(change)
+            if show:
+                _print_change(change, diff=diff)
+    finally:
+        # Also of what an error has cut short.
+        done = [f"{c.action} {c.kind} {c.name}" for c in changes if c.action != "unchanged"]
+        if done and not diff:
+            audit_log.record(settings, "apply", changes=done)
     if show and diff:
         number = sum(change.action != "unchanged" for change in changes)
         out.print(f"{number} would change; nothing was touched." if number else "Nothing would change.")
     if show and settings.notify_urls is None and not any(c.kind == "notification block" for c in changes):
         out.print("No messages are sent: set DROPFLOW_NOTIFY_URLS, for example to slack://… or mailto://…")
     return changes
+
+
+def _print_change(change: Any, *, diff: bool) -> None:
+    style = "dim" if change.action == "unchanged" else "green"
+    note = f" ({change.note})" if change.note else ""
+    out.print(f"[{style}]{change.action:9}[/] {change.kind} {escape(change.name)}{note}")
+    for one in change.differences if diff else ():
+        _print_difference(one)
 
 
 def _print_difference(one: Difference) -> None:

@@ -18,6 +18,7 @@ from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
 from dropflow.retry import retry
 from dropflow.settings import Settings
+from dropflow.tls import trust, unreachable
 
 OBJECT_CREATED, DATASET_PROCESSED = "object.created", "dataset.processed"
 PAGE, MOST_PAGES = 200, 25
@@ -259,7 +260,7 @@ class PrefectApi:
         try:
             answer = self.http.get(path)
         except httpx.RequestError as error:
-            raise TransientError(f"Prefect API {self.http.base_url}: {error!r}") from error
+            raise unreachable(f"Prefect API {self.http.base_url}", error) from error
         if answer.status_code >= 500:
             raise TransientError(f"Prefect API answered {answer.status_code} to GET {path}")
         _let_in(answer)
@@ -284,7 +285,7 @@ class PrefectApi:
         try:
             answer = self.http.post(path, json=body, timeout=timeout)
         except httpx.RequestError as error:
-            raise TransientError(f"Prefect API {self.http.base_url}: {error!r}") from error
+            raise unreachable(f"Prefect API {self.http.base_url}", error) from error
         if answer.status_code >= 500 or answer.status_code in (408, 429):
             raise TransientError(f"Prefect API answered {answer.status_code} to POST {path}")
         _let_in(answer)
@@ -316,8 +317,14 @@ def connect_prefect(settings: Settings) -> PrefectApi:
     """Open the API that the settings name. Raises SettingsError."""
     auth = settings.prefect_auth
     user, _, password = auth.get_secret_value().partition(":") if auth else ("", "", "")
-    sent = httpx.BasicAuth(user, password) if auth else None
-    return PrefectApi(httpx.Client(base_url=settings.prefect_api, auth=sent, timeout=TIMEOUT))
+    return PrefectApi(
+        httpx.Client(
+            base_url=settings.prefect_api,
+            auth=httpx.BasicAuth(user, password) if auth else None,
+            verify=trust(settings.ca_file),
+            timeout=TIMEOUT,
+        )
+    )
 
 
 def key_tag(key: str) -> str:

@@ -20,9 +20,15 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": str(settings.worker_poll_seconds),
         "DO_NOT_TRACK": "1",
         **({"PREFECT_API_AUTH_STRING": auth.get_secret_value()} if auth else {}),
-        # Without TLS there is nothing to verify: each client would read all certificates, 20 ms.
-        **({} if settings.prefect_api.startswith("https:") else {"PREFECT_API_SSL_CERT_FILE": str(NOBODY)}),
+        **_trusted(settings),
     }
+
+
+def _trusted(settings: Settings) -> dict[str, str]:
+    if not settings.prefect_api.startswith("https:"):
+        # There is nothing to verify: each client would read all certificates, 20 ms.
+        return {"PREFECT_API_SSL_CERT_FILE": str(NOBODY)}
+    return {"PREFECT_API_SSL_CERT_FILE": str(settings.ca_file)} if settings.ca_file else {}
 
 
 def export_prefect_environment(settings: Settings) -> None:

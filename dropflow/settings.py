@@ -2,13 +2,19 @@
 
 import difflib
 import os
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from dropflow.errors import SettingsError
+from dropflow.logs import hide
 
 PREFIX = "DROPFLOW_"
 PROJECT = Path(__file__).resolve().parent.parent
@@ -26,6 +32,10 @@ class Settings(BaseModel):
     env_file: Path = Field(Path(".env"), description="more settings, one NAME=value a line")
     datasets_dir: Path = Field(PROJECT / "datasets", description="one YAML file per dataset")
     automations_dir: Path = Field(PROJECT / "automations", description="one YAML file per automation")
+    ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities that store and Prefect are trusted by [the usual]",
+    )
 
     s3_endpoint: str | None = Field(None, description="http(s) address of the object store")
     s3_access_key: SecretStr | None = None
@@ -97,6 +107,19 @@ class Settings(BaseModel):
         None, description="MLflow server or database that trained models are logged to; None: no MLflow"
     )
 
+    @field_validator("ca_file")
+    @classmethod
+    def _certificates(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        file = value.expanduser().absolute()
+        try:
+            ssl.create_default_context(cafile=file)
+        except OSError as error:
+            why = "no certificates in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+            raise ValueError(f"cannot be used: {why}") from error
+        return file
+
     @field_validator("s3_endpoint", "prefect_api_url", "prefect_ui_url", "page_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
@@ -152,6 +175,25 @@ FILE = "_FILE"
 """`DROPFLOW_X_FILE` names a file that holds the secret `DROPFLOW_X`, as Docker and Kubernetes mount them."""
 
 
+LONG_WORD = 16
+"""Characters of a word in a secret address that is no name any more, but a token."""
+
+
+class FileSecret(SecretStr):
+    """A secret in a file, read whenever it is asked for: who replaces the file has replaced the secret."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Raises SettingsError."""
+        self._path, self._name = path, name
+        super().__init__(_secret_in(path, name))
+
+    def get_secret_value(self) -> str:
+        """While the file is being replaced, or is gone, what it held last."""
+        with suppress(SettingsError):
+            self._secret_value = _secret_in(self._path, self._name)
+        return self._secret_value
+
+
 def file_values(path: Path) -> dict[str, str]:
     """The `DROPFLOW_*` lines of a settings file; none when there is no such file.
 
@@ -164,14 +206,14 @@ def file_values(path: Path) -> dict[str, str]:
     return {name: value for name, value in values.items() if name.startswith(PREFIX) and value}
 
 
-def _by_field(values: dict[str, str], origin: str) -> dict[str, str]:
-    fields: dict[str, str] = {}
+def _by_field(values: dict[str, str], origin: str) -> dict[str, str | FileSecret]:
+    fields: dict[str, str | FileSecret] = {}
     for name, value in values.items():
         field = name.removeprefix(PREFIX).lower()
         if (secret := field.removesuffix(FILE.lower())) in SECRETS and secret != field:
             # The secret itself goes before: `dropflow up` hands it on to what it starts.
             if name.removesuffix(FILE) not in values:
-                fields[secret] = _secret_in(value, name)
+                fields[secret] = FileSecret(Path(value), name)
             continue
         if field not in FIELDS:
             near = difflib.get_close_matches(field, FIELDS, n=1)
@@ -181,9 +223,9 @@ def _by_field(values: dict[str, str], origin: str) -> dict[str, str]:
     return fields
 
 
-def _secret_in(path: str, name: str) -> str:
+def _secret_in(path: Path, name: str) -> str:
     try:
-        secret = Path(path).read_text(encoding="utf-8").strip()
+        secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         # Not the error's own text, which could hold a secret that was given for a path.
         raise SettingsError(f"{name}: cannot read the file it names: {type(error).__name__}") from None
@@ -200,6 +242,20 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
+def _parts(name: str, secret: SecretStr) -> Iterator[str]:
+    """The secret, and of addresses their passwords and tokens: libraries show them apart, and unquoted."""
+    if name == "s3_access_key" and len(secret) < LONG_WORD:
+        return  # a user's name, perhaps an ordinary word
+    yield secret.get_secret_value()
+    for address in secret.get_secret_value().split():
+        yield address
+        with suppress(ValueError):
+            password = urlsplit(address).password or ""
+            yield from (password, unquote(password))
+        words = (word for word in re.split(r"[^\w.~%-]+", address) if len(word) >= LONG_WORD)
+        yield from (form for word in words if "." not in word for form in (word, unquote(word)))
+
+
 def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
     """Read the settings; `data_dir` and `overrides` win over every file and variable.
 
@@ -209,7 +265,7 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
         {name: value for name, value in os.environ.items() if name.startswith(PREFIX) and value},
         "environment",
     )
-    env_file = Path(overrides.get("env_file") or environment.get("env_file", FIELDS["env_file"].default))
+    env_file = Path(str(overrides.get("env_file") or environment.get("env_file", FIELDS["env_file"].default)))
     from_file = _by_field(file_values(env_file), str(env_file))
     chosen: dict[str, Any] = {**from_file, **environment, **overrides}
     if data_dir is not None:
@@ -224,7 +280,10 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
         settings = Settings(**{**stack, **chosen})
     except ValidationError as error:
         raise SettingsError(_explain(error)) from error
-    return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().absolute()})
+    # Checked as the others are, but not copied: these follow their files.
+    from_files = {name: value for name, value in chosen.items() if isinstance(value, FileSecret)}
+    hide(part for name in SECRETS if (secret := getattr(settings, name)) for part in _parts(name, secret))
+    return settings.model_copy(update={**from_files, "data_dir": settings.data_dir.expanduser().absolute()})
 
 
 StoreKind = Literal["seaweedfs", "minio"]

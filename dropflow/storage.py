@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import boto3
+import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from botocore.credentials import CredentialProvider, Credentials, ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
+from pydantic import SecretStr
 
 from dropflow.errors import (
     AlreadyExistsError,
@@ -23,7 +27,8 @@ from dropflow.errors import (
 )
 from dropflow.objects import ObjectRef, printable
 from dropflow.retry import retry
-from dropflow.settings import Settings
+from dropflow.settings import FileSecret, Settings
+from dropflow.tls import unreachable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -43,6 +48,13 @@ _TRANSIENT = {
     "InternalError",
     "ServiceUnavailable",
 }
+REFUSED = {"403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+"""The credentials themselves; the answer to a HEAD has no more than its number."""
+REFUSED_TO_DO = (
+    "check DROPFLOW_S3_ACCESS_KEY and DROPFLOW_S3_SECRET_KEY, and what that key is permitted to do"
+)
+REFUSED_TRIES, REFUSED_WAIT = 3, 0.5
+"""How often, and after how many seconds, keys from files are read again and tried."""
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
@@ -62,11 +74,12 @@ def _errors(what: str) -> Iterator[None]:
             raise AlreadyExistsError(message) from error
         if code in _TRANSIENT or status >= 500 or status == 429:
             raise TransientError(message) from error
-        raise PermanentError(f"{message}: check the credentials and their permissions") from error
+        to_do = REFUSED_TO_DO if code in REFUSED else "check what the access key is permitted to do"
+        raise PermanentError(f"{message}: {to_do}") from error
     except (ParamValidationError, NoCredentialsError) as error:
         raise PermanentError(f"{what}: {' '.join(str(error).split())}") from error
     except BotoCoreError as error:
-        raise TransientError(f"{what}: {error}") from error
+        raise unreachable(what, error) from error
 
 
 def _etag(response: Any) -> str:
@@ -299,12 +312,13 @@ def connect(settings: Settings) -> ObjectStore:
             "no object store: start one with `dropflow up`, or set DROPFLOW_S3_ENDPOINT, "
             "DROPFLOW_S3_ACCESS_KEY and DROPFLOW_S3_SECRET_KEY"
         )
-    client = boto3.client(
+    session, keys = _session(settings.s3_access_key, settings.s3_secret_key)
+    client = session.client(
         "s3",
         endpoint_url=settings.s3_endpoint,
         region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key.get_secret_value(),
-        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+        verify=str(settings.ca_file) if settings.ca_file else None,
+        **keys,
         config=Config(
             s3={"addressing_style": "path"},
             # Retrying is dropflow.retry's business alone.
@@ -319,4 +333,57 @@ def connect(settings: Settings) -> ObjectStore:
             user_agent="dropflow",
         ),
     )
+    if not keys:
+        client.meta.events.register("needs-retry.s3", cast("Callable[..., None]", _read_again))
     return ObjectStore(client)
+
+
+@cache
+def shared_session() -> boto3.Session:
+    """Keeps the models that clients are made of, which take 0.3 s to read."""
+    return boto3.Session(botocore_session=_core())
+
+
+@cache
+def _core() -> botocore.session.Session:
+    return botocore.session.Session()
+
+
+def _session(access: SecretStr, secret: SecretStr) -> tuple[boto3.Session, dict[str, Any]]:
+    """What makes the client, and the keys to give it: none where each request reads them from files."""
+    if not isinstance(access, FileSecret) and not isinstance(secret, FileSecret):
+        keys = {"aws_access_key_id": access.get_secret_value()}
+        return shared_session(), {**keys, "aws_secret_access_key": secret.get_secret_value()}
+    core = botocore.session.Session()
+    core.register_component("data_loader", _core().get_component("data_loader"))
+    core.get_component("credential_provider").insert_before("env", _FromFiles(access, secret))
+    return boto3.Session(botocore_session=core), {}
+
+
+class _FromFiles(CredentialProvider):
+    METHOD = "dropflow-files"
+
+    def __init__(self, access: SecretStr, secret: SecretStr) -> None:
+        super().__init__()
+        self._keys = (access, secret)
+
+    def load(self) -> "_Current":
+        return _Current(*self._keys)
+
+
+class _Current(Credentials):
+    """The keys as their files have them now: asked for at every request, so that they can be rotated."""
+
+    def __init__(self, access: SecretStr, secret: SecretStr) -> None:
+        super().__init__(access.get_secret_value(), secret.get_secret_value(), method=_FromFiles.METHOD)
+        self._keys = (access, secret)
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        access, secret = self._keys
+        return ReadOnlyCredentials(access.get_secret_value(), secret.get_secret_value(), None)
+
+
+def _read_again(response: Any, attempts: int, **_: Any) -> float | None:
+    """Seconds until a refused request is signed anew: its files may just be being replaced."""
+    code = response[1].get("Error", {}).get("Code") if response else None
+    return REFUSED_WAIT if code in REFUSED and attempts < REFUSED_TRIES else None

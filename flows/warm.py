@@ -3,7 +3,6 @@
 import gc
 
 import anyio._backends._asyncio  # noqa: F401 - each of these is imported by the first run otherwise
-import boto3
 import pandas  # noqa: F401
 import prefect.concurrency.services
 import prefect.engine
@@ -20,10 +19,11 @@ from sklearn.impute import SimpleImputer
 import flows.execution
 import flows.preprocess
 import flows.train  # noqa: F401
+from dropflow.storage import shared_session
 from flows import report, steps
 
-# Reading the models of a client takes 0.3 s; boto3's session keeps them. Nothing is connected to.
-boto3.client(
+# Reading the models of a client takes 0.3 s; the session keeps them. Nothing is connected to.
+shared_session().client(
     "s3",
     endpoint_url="http://127.0.0.1:9",
     region_name="us-east-1",

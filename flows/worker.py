@@ -41,7 +41,9 @@ from prefect.workers.base import (
 )
 from pydantic import Field
 
+from dropflow.errors import PermanentError
 from dropflow.settings import Settings
+from dropflow.tls import trust, unreachable
 from flows.execution import MOST_SHOWN, run_flow_run
 from flows.limits import (
     MIB,
@@ -307,11 +309,14 @@ def _lives(pid: str) -> bool:
 
 
 async def _wait_for_server(settings: Settings) -> None:
-    async with httpx.AsyncClient(timeout=2) as client:
+    async with httpx.AsyncClient(timeout=2, verify=trust(settings.ca_file)) as client:
         while True:
             try:
                 if (await client.get(f"{settings.prefect_api}/health")).is_success:
                     return
-            except httpx.TransportError:
-                log.debug("no answer from %s yet", settings.prefect_api)
+            except httpx.TransportError as error:
+                why = unreachable(f"Prefect API {settings.prefect_api}", error)
+                if isinstance(why, PermanentError):
+                    raise why from error
+                log.debug("%s", why)
             await asyncio.sleep(0.3)

@@ -20,6 +20,7 @@ from botocore.credentials import Credentials
 from dropflow.errors import DropflowError, NotificationFormatError, PermanentError, TransientError
 from dropflow.objects import CREATED_EVENTS, ObjectCreated
 from dropflow.settings import Settings
+from dropflow.tls import trust, unreachable
 from listeners.intake import Intake
 from listeners.parsing import parse_stream_line
 
@@ -61,7 +62,7 @@ async def open_stream(
     Raises TransientError, or PermanentError when trying again cannot help without a person.
     """
     timeout = httpx.Timeout(5, read=SILENCE)
-    async with httpx.AsyncClient(timeout=timeout) as client:
+    async with httpx.AsyncClient(timeout=timeout, verify=trust(settings.ca_file)) as client:
         try:
             response = await client.send(signed_request(settings, bucket, prefix), stream=True)
             try:
@@ -75,7 +76,7 @@ async def open_stream(
                 "MinIO releases hold the stream back until some 4 KB have gathered: bind the webhook as well)"
             ) from error
         except httpx.HTTPError as error:
-            raise TransientError(f"stream of {bucket!r}: {error!r}") from error
+            raise unreachable(f"stream of {bucket!r}", error) from error
 
 
 def _check(response: httpx.Response, bucket: str) -> None:

@@ -15,8 +15,8 @@ from dropflow.errors import SettingsError, TransientError
 from dropflow.retry import retry
 from notifications.messages import Format, Message, render
 
-# Apprise logs a URL it cannot read in full, with its secrets.
-logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+# Apprise logs a URL it cannot read in full, with its secrets; and below that, at TRACE, every one.
+logging.getLogger("apprise").addFilter(lambda _: False)
 MAIL = {"mailto", "mailtos", "ses", "sendgrid", "mailgun", "office365"}
 MARKDOWN = {"mmost", "mmosts", "rocket", "rockets", "wxteams", "zulip", "discord"}
 """Services that read what they are sent as Markdown, but are sent plain text unless told otherwise."""

@@ -108,12 +108,13 @@ class Running:
     def settings(self) -> Settings:
         return self.stack.settings
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the installed program as a user would, in a clean environment."""
+    def cli(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the installed program as a user would, in a clean environment with `more` in it."""
         command = [str(Path(sys.executable).with_name("dropflow")), *arguments]
         environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"}
         environment["DROPFLOW_DATA_DIR"] = str(self.settings.data_dir)
         environment["DROPFLOW_ENV_FILE"] = str(self.settings.env_file)
+        environment |= more
         return subprocess.run(
             command, capture_output=True, text=True, timeout=200, env=environment, check=False
         )

@@ -30,6 +30,14 @@ def test_every_file_and_variable_named_is_there(path: object) -> None:
         assert name in FIELDS or name.removesuffix("_file") in SECRETS, variable
 
 
+def test_every_test_named_is_there() -> None:
+    tests = "".join(path.read_text() for path in (PROJECT / "tests").glob("test_*.py"))
+    known = set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))
+    named = set(re.findall(r"`(test_\w+)`", (PROJECT / "docs" / "security.md").read_text()))
+    assert len(named) > 30
+    assert named <= known, named - known
+
+
 def test_every_command_shown_is_one() -> None:
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
     shown = re.findall(r"^(?:\.venv/bin/)?dropflow ([\w-]+)", blocks, re.MULTILINE)

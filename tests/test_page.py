@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -36,7 +36,7 @@ from dropflow.storage import ObjectStore
 from listeners.http import server_config
 from listeners.intake import Intake
 from listeners.metrics import Metrics
-from listeners.page import Page, access, make_page
+from listeners.page import Page, access, attempts, make_page
 from listeners.webhook import PATH, make_app
 
 TOKEN, PAGE_TOKEN = "a-token-for-the-webhook", "a-token-for-the-page"
@@ -77,10 +77,10 @@ class Site:
         self.ledger.record([ObjectCreated(ref, "webhook")])
         return ref
 
-    def process(self, ref: ObjectRef, **fields: Any) -> Receipt:
+    def process(self, ref: ObjectRef, *, prepared: bytes = b"prepared", **fields: Any) -> Receipt:
         """Give the object output, report and receipt, as a run does."""
         churn = self.datasets["churn"]
-        output = self.store.put("processed", churn.output_key(ref.key), b"prepared", "x/y")
+        output = self.store.put("processed", churn.output_key(ref.key), prepared, "x/y")
         report = companion_key(REPORTS, churn, ref, "f", "html")
         self.store.put("processed", report, b"<h1>Report</h1><script>alert(1)</script>", "text/html")
         told = {
@@ -654,3 +654,70 @@ def test_uploads_can_be_turned_off(make_site: Make) -> None:
     site = make_site(page_upload_mib=0)
     assert put(site, "churn/a.csv").status_code == 413
     assert site.client.get("/setup").json()["upload_bytes"] == 0
+
+
+# Limits
+
+
+def test_many_wrong_tokens_from_one_address_are_not_looked_at(
+    make_site: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("listeners.page.app.WRONG_TOKEN_WAIT", 0)
+    site = make_site(page_token=PAGE_TOKEN)
+
+    def log_in(token: str, address: str = "192.0.2.1") -> httpx.Response:
+        client = TestClient(site.app, base_url=f"http://{LOOPBACK}", headers=OWN, client=(address, 1))
+        return client.post("/login", json={"token": token})
+
+    assert [log_in(f"guess {n}").status_code for n in range(attempts.MOST)] == [403] * attempts.MOST
+    refused = log_in(PAGE_TOKEN)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "60"), "even the right one"
+    assert log_in(PAGE_TOKEN, "192.0.2.2").status_code == 204, "others are let in"
+    monkeypatch.setattr(attempts, "WITHIN", 0.0)
+    assert log_in(PAGE_TOKEN).status_code == 204, "once they are long ago"
+
+
+def test_no_more_addresses_are_remembered_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "MOST_ADDRESSES", 3)
+    kept = attempts.Attempts()
+    for number in range(10):
+        for _ in range(attempts.MOST):
+            kept.wrong(f"192.0.2.{number}")
+    assert [n for n in range(10) if kept.too_many(f"192.0.2.{n}")] == [7, 8, 9]
+
+
+def test_one_address_does_not_take_all_connections(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("listeners.http.MOST_OF_ONE", 5)
+    with served(site) as url, ExitStack() as held:
+        port = int(url.rpartition(":")[2])
+        silent = [held.enter_context(socket.create_connection((LOOPBACK, port))) for _ in range(8)]
+        for connection in silent[5:]:
+            connection.settimeout(5)
+            assert is_cut_off(connection)
+        elsewhere = httpx.HTTPTransport(local_address="127.0.0.2")
+        with httpx.Client(transport=elsewhere) as client:
+            assert client.get(f"{url}/healthz").status_code == 200
+
+
+def test_who_does_not_read_is_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("listeners.http.SLOWEST_READER", 0.5)
+    ref = site.drop("churn/a.csv")
+    site.process(ref, prepared=b"x" * 40 * 2**20)
+    token = site.token(ref.key)
+    with served(site) as url, socket.create_connection((LOOPBACK, int(url.rpartition(":")[2]))) as connection:
+        connection.sendall(f"GET /output?object={token} HTTP/1.1\r\nHost: {LOOPBACK}\r\n\r\n".encode())
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        time.sleep(2)
+        taken = 0
+        with suppress(ConnectionError):
+            while chunk := connection.recv(2**20):
+                taken += len(chunk)
+        assert taken < 40 * 2**20
+        assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def is_cut_off(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True

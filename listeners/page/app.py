@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response, S
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dropflow import audit_log
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import DropflowError, ObjectMissingError, TransientError
 from dropflow.explain import RUNS_SINCE, explain
@@ -34,6 +35,7 @@ from dropflow.storage import ObjectStore
 from listeners.intake import Intake
 from listeners.page import views
 from listeners.page.access import Access
+from listeners.page.attempts import Attempts
 from listeners.page.transfer import Body, announced_length, check_length, sent, small_body
 
 log = logging.getLogger(__name__)
@@ -121,6 +123,7 @@ class Page:
     ) -> None:
         """Raises SettingsError."""
         self.access = Access(settings)
+        self._attempts = Attempts()
         self._settings = settings
         self._datasets = datasets
         self._ledger = ledger
@@ -156,8 +159,12 @@ class Page:
 
     async def log_in(self, request: Request) -> Response:
         given = _json(await small_body(request)).get("token")
+        address = request.client.host if request.client else ""
+        if self._attempts.too_many(address):
+            raise HTTPException(429, "Too many wrong tokens: try again in a minute.", {"retry-after": "60"})
         cookie = self.access.cookie(given) if isinstance(given, str) else None
         if cookie is None:
+            self._attempts.wrong(address)
             await asyncio.sleep(WRONG_TOKEN_WAIT)
             raise HTTPException(403, "That is not the page's token.")
         return Response(status_code=204, headers={"set-cookie": cookie})
@@ -210,9 +217,15 @@ class Page:
             raise HTTPException(409, "other bytes have come under its key since: replay those")
         if not await self._do(partial(self._ledger.replay, [found], force=force)):
             raise HTTPException(409, "it has changed just now: look again")
+        what = "rerun" if force else "replay"
+        await self._do(partial(self._note, request, what, found.ref.url))
         self._counted = (0.0, {}, None)
         self._intake.arrived.set()
         return Response(status_code=204)
+
+    def _note(self, request: Request, what: str, url: str) -> None:
+        address = request.client.host if request.client else "unknown"
+        audit_log.record(self._settings, what, who=f"page@{address}", **audit_log.objects([url]))
 
     async def upload(self, request: Request) -> Response:
         try:
@@ -233,6 +246,7 @@ class Page:
             raise HTTPException(409, f"{printable(key, 300)} is there already")
         upload = partial(self._store.upload_stream, Body(request, self._most), dataset.bucket, key)
         ref = await self._do(upload, pool=self._transfers, seconds=LONGEST_TRANSFER)
+        await self._do(partial(self._note, request, "upload", ref.url))
         # The store tells of it as well, or the next sweep; here it is seen at once.
         await self._intake.record([ObjectCreated(ref, "page")])
         return _answer({"key": printable(key, views.LONGEST_KEY), "size": ref.size}, 201)
