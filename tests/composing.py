@@ -2,15 +2,16 @@
 
 Every service is a process of this machine with an address of its own, 127.x.y.z, and listens on the ports it
 would listen on in its container. Commands, environments, conditions and health checks are those of the file.
-Four things cannot be had here and are replaced: Silo by SeaweedFS (`store`), what `mc` does by the same
-calls of S3 and IAM (`buckets`), the image of PostgreSQL by that of the package index (`postgres`), and
-valkey-cli, which the package with Valkey lacks, by a PING. The store has another port.
+What cannot be had from the package index is replaced: Silo by SeaweedFS, what `mc` does by the same calls of
+S3 and IAM, the image of PostgreSQL by its programs, and valkey-cli by a PING. Where `silo` or `minio` and `mc`
+are on PATH, they are run as declared.
 """
 
-import json
 import os
 import random
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,8 +73,9 @@ class Composed:
     supervisor: Supervisor = field(default_factory=Supervisor)
 
     def __post_init__(self) -> None:
+        self._silo = (shutil.which("silo") or shutil.which("minio")) if shutil.which("mc") else None
         # SeaweedFS wants its port to be free on every address of the machine.
-        self._store_port = free_port()
+        self._store_port = 9000 if self._silo else free_port()
         self.variables["STORE_URL"] = f"http://silo:{self._store_port}"
 
     @cached_property
@@ -179,8 +181,13 @@ class Composed:
             text = re.sub(rf"(//|@){host}(?=[:/]|$)", rf"\g<1>{address}", text)
         for volume in self.services[_service(name)].get("volumes", []):
             target = volume.partition(":")[2]
-            text = str(self.folder / name) if text == target else text
+            text = str(self._volume(name, target)) if text == target else text
         return text.replace("0.0.0.0", self.addresses[_service(name)])  # noqa: S104
+
+    def _volume(self, name: str, target: str) -> Path:
+        folder = self.folder / name / target.strip("/")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _is_healthy(self, name: str) -> bool:
         if name == "redis":
@@ -220,19 +227,6 @@ class Composed:
         return declared["MINIO_ROOT_USER"], declared["MINIO_ROOT_PASSWORD"]
 
     def _store(self) -> None:
-        declared = self.environment("silo")
-        target = "MINIO_NOTIFY_WEBHOOK_{}_DROPFLOW"
-        webhook = Webhook(
-            declared[target.format("ENDPOINT")],
-            declared[target.format("AUTH_TOKEN")],
-            [("raw", ""), ("processed", "_receipts/")],
-        )
-        inner = [free_port() for _ in range(4)]
-        command, environment = seaweedfs(
-            self.folder / "silo", StoreAccess(self._store_port, *self.root), inner, webhook
-        )
-        address = self.addresses["silo"]
-        command = [word.replace(LOOPBACK, address) for word in command]
         s3 = self.client("s3", *self.root)
 
         def ready() -> bool:
@@ -242,9 +236,53 @@ class Composed:
                 return False
             return True
 
-        self._supervise("silo", [*command, "-s3.iam.readOnly=false"], environment, ready=ready)
+        command, environment = self._declared_store() if self._silo else self._seaweedfs()
+        self._supervise("silo", command, environment, ready=ready)
+
+    def _declared_store(self) -> tuple[list[str], dict[str, str]]:
+        assert self._silo
+        address = self.addresses["silo"]
+        words = shlex.split(self.services["silo"]["command"])
+        # A container has all addresses to itself.
+        words = [
+            f"{address}{word}" if word.startswith(":") else self._localized("silo", word) for word in words
+        ]
+        command = [self._silo, *words, "--address", f"{address}:{self._store_port}"]
+        return command, self.environment("silo")
+
+    def _seaweedfs(self) -> tuple[list[str], dict[str, str]]:
+        declared = self.environment("silo")
+        target = "MINIO_NOTIFY_WEBHOOK_{}_DROPFLOW"
+        webhook = Webhook(
+            declared[target.format("ENDPOINT")],
+            declared[target.format("AUTH_TOKEN")],
+            [("raw", ""), ("processed", "_receipts/")],
+        )
+        inner = [free_port() for _ in range(4)]
+        access = StoreAccess(self._store_port, *self.root)
+        command, environment = seaweedfs(self.folder / "silo", access, inner, webhook)
+        command = [word.replace(LOOPBACK, self.addresses["silo"]) for word in command]
+        return [*command, "-s3.iam.readOnly=false"], environment
 
     def _buckets(self) -> None:
+        if self._silo:
+            # Twice, since it is safe to run again.
+            for _ in range(2):
+                self._declared_buckets()
+        else:
+            self._same_by_iam()
+
+    def _declared_buckets(self) -> None:
+        policies = self._volume("buckets", "policies")
+        configs = interpolate(load()["configs"], self.variables)
+        for one in self.services["buckets"]["configs"]:
+            (policies / Path(one["target"]).name).write_text(configs[one["source"]]["content"])
+        *shell, script = self._command("buckets")
+        script = f"export MC_CONFIG_DIR={policies}/mc\n" + script.replace("/policies/", f"{policies}/")
+        done = self.run("buckets", [*shell, script])
+        assert done.returncode == 0, done.stderr
+
+    def _same_by_iam(self) -> None:
         """Two users under the file's own policies. SeaweedFS makes up their keys; it has no listen stream."""
         s3, iam = self.client("s3", *self.root), self.client("iam", *self.root)
         for bucket in ("raw", "processed"):
@@ -254,7 +292,6 @@ class Composed:
             iam.create_user(UserName=who)
             key = iam.create_access_key(UserName=who)["AccessKey"]
             policy = configs[f"{who}-policy"]["content"].replace(', "s3:ListenBucketNotification"', "")
-            json.loads(policy)
             iam.put_user_policy(UserName=who, PolicyName=f"{who}-policy", PolicyDocument=policy)
             self.variables[f"{who.upper()}_S3_ACCESS_KEY"] = key["AccessKeyId"]
             self.variables[f"{who.upper()}_S3_SECRET_KEY"] = key["SecretAccessKey"]
