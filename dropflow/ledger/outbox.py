@@ -34,7 +34,7 @@ class Gather(NamedTuple):
     """How objects wait for others to leave with: a run costs much before it has prepared anything.
 
     While one of `machines` has no run they leave at once. Else when none has come for `quiet` and at most
-    `few` are left at work, by runs that have all cores of their machine; or after `longest`.
+    `few` are left at work, by runs that have all cores of their machine; or `longest` after the last ones.
     """
 
     quiet: timedelta
@@ -73,7 +73,8 @@ class Outbox:
             if gather and in_flight >= gather.machines and self._gathers(db, dataset, first.ready_at, gather):
                 return None
             alike = sa.and_(objects.c.deliveries == first.deliveries, objects.c.force == first.force)
-            size = _share(db, ordered, most_in_flight, SIZES[min(first.deliveries, len(SIZES) - 1)])
+            runs = gather.machines if gather else most_in_flight
+            size = _share(db, ordered, runs, SIZES[min(first.deliveries, len(SIZES) - 1)])
             found = [entry(row) for row in db.execute(ordered.where(alike).limit(size).with_for_update())]
             chosen = _fitting(self._without_superseded(db, found))
             if not chosen:
@@ -172,7 +173,9 @@ class Outbox:
     def _gathers(self, db: sa.Connection, dataset: str, first: datetime, gather: Gather) -> bool:
         """Whether what waits since `first` waits on: for others, or for cores."""
         moment = now()
-        if moment - first >= gather.longest:
+        at_work = sa.select(objects.c.event_id).where(_at_work(dataset))
+        last = sa.select(sa.func.max(deliveries.c.created)).where(deliveries.c.id.in_(at_work))
+        if moment - max(first, db.execute(last).scalar_one() or first) >= gather.longest:
             return False
         latest = sa.select(sa.func.max(objects.c.ready_at)).where(_waiting(dataset, moment))
         if moment - db.execute(latest).scalar_one() < gather.quiet:
