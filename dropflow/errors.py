@@ -13,6 +13,10 @@ class PermanentError(DropflowError):
     """Stays until a person changes something."""
 
 
+class UntrustedError(PermanentError):
+    """A server's certificate is not accepted: no fault of the object that is being worked on."""
+
+
 class SettingsError(PermanentError):
     """A setting is missing or wrong."""
 

@@ -190,7 +190,10 @@ class FileSecret(SecretStr):
     def get_secret_value(self) -> str:
         """While the file is being replaced, or is gone, what it held last."""
         with suppress(SettingsError):
-            self._secret_value = _secret_in(self._path, self._name)
+            value = _secret_in(self._path, self._name)
+            if value != self._secret_value:
+                self._secret_value = value
+                hide(_parts(self._name.removeprefix(PREFIX).removesuffix(FILE).lower(), self))
         return self._secret_value
 
 

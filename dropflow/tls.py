@@ -4,7 +4,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from dropflow.errors import PermanentError, TransientError
+from dropflow.errors import TransientError, UntrustedError
 
 UNKNOWN = "set DROPFLOW_CA_FILE to a PEM file with the certificate of the authority that signed it"
 ELSEWHERE = "use an address that the certificate is for"
@@ -17,15 +17,15 @@ def trust(ca_file: Path | None) -> ssl.SSLContext | bool:
     return ssl.create_default_context(cafile=ca_file) if ca_file else True
 
 
-def unreachable(what: str, error: Exception) -> PermanentError | TransientError:
+def unreachable(what: str, error: Exception) -> UntrustedError | TransientError:
     """The error of a connection that failed: trying again makes no certificate a trusted one."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             to_do = TO_DO.get(cause.verify_code, UNKNOWN)
-            return PermanentError(f"{what}: its certificate is not accepted: {cause.verify_message}; {to_do}")
+            return UntrustedError(f"{what}: its certificate is not accepted: {cause.verify_message}; {to_do}")
         # urllib3, below boto3, compares names itself and has an error of its own for it.
         if type(cause).__name__ == "CertificateError":
-            return PermanentError(f"{what}: its certificate is not accepted: {cause}; {ELSEWHERE}")
+            return UntrustedError(f"{what}: its certificate is not accepted: {cause}; {ELSEWHERE}")
     return TransientError(f"{what}: {error!r}")
 
 

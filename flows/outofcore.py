@@ -8,7 +8,6 @@ Memory holds a few parts and what the learners keep (flows/learners.py), whateve
 """
 
 import logging
-import shutil
 import sys
 import time
 from collections import Counter
@@ -32,6 +31,7 @@ from flows.encoding import PARQUET, to_readable_csv
 from flows.learners import BOUND, learner
 from flows.pruning import reduced, sources
 from flows.quality import FrameProfile, profile
+from flows.reading.disk import check_room
 from flows.transformers import LARGEST_WHOLE, Columnwise
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class OutOfCore:
         `content` is iterated over a second time where a quick look does not do. `size`: its bytes;
         `fitted`: a transformer a step, where they are not to be learnt.
         """
-        self._check_room(size)
+        check_room(self.folder, ROOM * size)
         with _threads_that_alternate():
             return self._prepare(content, size, fitted)
 
@@ -174,14 +174,6 @@ class OutOfCore:
     def _never_used(self) -> list[str]:
         """Columns that the first step drops."""
         return list(self.dataset.steps[0].drop or ()) if self.dataset.steps else []
-
-    def _check_room(self, size: int) -> None:
-        free = shutil.disk_usage(self.folder).free
-        if free < ROOM * size:
-            raise TransientError(
-                f"needs {ROOM * size / 2**30:.1f} GiB of disk below {self.folder.parent}, where "
-                f"{free / 2**30:.1f} are free: make room, or set TMPDIR"
-            )
 
     def _spool_fast(self, content: Iterable[bytes], size: int) -> Spool | None:
         """None where that does not do."""
@@ -316,7 +308,7 @@ class OutOfCore:
                 shown.add(frame)
                 plain = frame.reset_index(drop=True)
                 if writer is None:
-                    writer = pq.ParquetWriter(output, _schema(plain), **PARQUET)
+                    writer = pq.ParquetWriter(output, _schema(plain, spool), **PARQUET)
                 writer.write_table(pa.Table.from_pandas(plain, writer.schema, preserve_index=False))
         except pa.ArrowException as error:
             raise RejectedError(
@@ -410,13 +402,22 @@ def _loaded(path: Path, columns: Collection[str] | None = None) -> pd.DataFrame:
     return frame
 
 
-def _schema(frame: pd.DataFrame) -> pa.Schema:
-    """Of the first part; a column that has nothing there yet is text."""
+def _schema(frame: pd.DataFrame, spool: Spool) -> pa.Schema:
+    """Of the first part; a column that has nothing there yet is what it is in a later one, or text."""
     schema = pa.Schema.from_pandas(frame, preserve_index=False)
     for place, found in enumerate(schema):
         if pa.types.is_null(found.type):
-            schema = schema.set(place, found.with_type(pa.string()))
+            schema = schema.set(place, found.with_type(_later_type(found.name, spool)))
     return schema
+
+
+def _later_type(name: str, spool: Spool) -> pa.DataType:
+    for path in spool.good:
+        with pa.memory_map(str(path)) as file:
+            schema = pa.ipc.open_file(file).schema
+        if name in schema.names and not pa.types.is_null(schema.field(name).type):
+            return schema.field(name).type
+    return pa.string()
 
 
 def _detail(step: Step) -> str:

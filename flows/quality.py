@@ -233,7 +233,7 @@ def _numbers(ordered: Floats, distinct: Floats) -> Numbers:
     return Numbers(
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
-        min=float(ordered[0]),
+        min=float(ordered[0]) + 0.0,  # never -0
         mean=_mean(ordered),
         # Halved first: the sum of two large numbers is infinite.
         median=low if low == high else low / 2 + high / 2,

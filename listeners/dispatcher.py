@@ -5,7 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset, Datasets
-from dropflow.errors import DropflowError, EventRefusedError, ObjectMissingError, TransientError
+from dropflow.errors import (
+    DropflowError,
+    EventRefusedError,
+    ObjectMissingError,
+    TransientError,
+    UntrustedError,
+)
 from dropflow.ledger import Delivery, Entry, Gather, Ledger
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, object_created_event
@@ -137,7 +143,7 @@ class Dispatcher:
                     dataset = self._dataset_of(entry, ignored)
                     if dataset:
                         matched.append((entry, dataset.name, self._ready_at(dataset, entry, marked)))
-                except TransientError as error:
+                except (TransientError, UntrustedError) as error:
                     self._ledger.postpone(entry, str(error))
                     troubles.append(error)
                     if len(troubles) >= MOST_TROUBLE:

@@ -8,12 +8,12 @@ from dropflow.prefect_api import PrefectApi
 
 log = logging.getLogger(__name__)
 
-ASK_AGAIN = 2.0
+ASK_AGAIN = 0.5
 """Seconds for which an answer is believed."""
 
 
 class Paused:
-    """Asks Prefect, at most once every few seconds and only while somebody wants to know."""
+    """Asks Prefect, at most twice a second and only while somebody wants to know."""
 
     def __init__(self, prefect: PrefectApi) -> None:
         self._prefect = prefect

@@ -75,3 +75,16 @@ def test_every_secret_of_the_settings_is_hidden_with_its_parts(
         "connecting to db.example.com as user with ***, or ***",
         "the listener signed with ***",
     ]
+
+
+def test_a_secret_that_is_replaced_in_its_file_is_hidden_too(
+    said: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "secret_key"
+    file.write_text("the-first-of-them")
+    monkeypatch.setenv("DROPFLOW_S3_SECRET_KEY_FILE", str(file))
+    settings = load_settings(tmp_path, env_file=tmp_path / ".env")
+    assert settings.s3_secret_key
+    file.write_text("the-second-of-them")
+    logging.getLogger("some.library").info(settings.s3_secret_key.get_secret_value())
+    assert said.getvalue().splitlines()[0] == "***"

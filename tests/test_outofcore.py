@@ -10,7 +10,7 @@ import pytest
 from memory_store import MemoryStore
 
 from dropflow.datasets import Dataset
-from dropflow.errors import RejectedError, TransientError
+from dropflow.errors import RejectedError, TransientError, UntrustedError
 from dropflow.formats import Reading
 from dropflow.samples import churn_csv
 from flows import learners, outofcore, reading
@@ -375,6 +375,26 @@ def test_each_kind_of_a_parquet_file_is_read_in_parts_as_in_one(kind: str) -> No
     assert len({str(part["a"].dtype) for part in parts}) == 1 or kind == "yes or no"
 
 
+@pytest.mark.parametrize("value", [True, pd.Timestamp("2026-01-01").time()])
+def test_a_column_that_is_empty_at_first_keeps_its_type(
+    churn: Dataset, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pd.read_csv(io.BytesIO(CONTENT))
+    frame["late"] = pd.Series([None] * 5_990 + [value] * 10, dtype=object)
+    dataset = changed(churn, unknown_columns="keep")
+    expected, _ = whole(dataset, parquet(frame))
+    found, _ = in_parts(dataset, parquet(frame), monkeypatch)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_texts_that_repeat_take_no_more_memory_than_a_piece() -> None:
+    texts = pd.Series([f"{number % 900:04}" + "x" * 1_000 for number in range(20_000)])
+    size = 2**19
+    content = parquet(pd.DataFrame({"a": texts}), row_group_size=20_000)
+    parts = list(reading.stream_fast(chunked(content), Reading(), [], size))
+    assert max(part["a"].str.len().sum() for part in parts) < 4 * size
+
+
 def test_a_damaged_parquet_file_is_rejected_in_parts_too() -> None:
     content = parquet(pd.DataFrame({"a": range(2_000)}), row_group_size=700)
     for damaged in (content[:-9], content[:2_000] + b"?" * 200 + content[2_200:], b"PAR1"):
@@ -397,6 +417,19 @@ def test_a_damaged_parquet_file_is_rejected_in_parts_too() -> None:
 )
 def test_what_can_be_read_in_parts(beginning: bytes, name: str, how: Reading, can: bool) -> None:
     assert reading.can_be_streamed(beginning, name, how) is can
+
+
+def test_a_certificate_that_is_not_accepted_is_no_fault_of_the_object(
+    churn: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise UntrustedError("its certificate is not accepted: certificate has expired")
+
+    store = MemoryStore()
+    monkeypatch.setattr(store, "open", refused)
+    done = Preparation(store, churn, "run").prepare("churn/a.csv")  # type: ignore[arg-type]
+    assert done.result == "interrupted"
+    assert "it is tried again" in done.message
 
 
 @pytest.mark.parametrize(

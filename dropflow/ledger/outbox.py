@@ -178,7 +178,8 @@ class Outbox:
         if moment - max(first, db.execute(last).scalar_one() or first) >= gather.longest:
             return False
         latest = sa.select(sa.func.max(objects.c.ready_at)).where(_waiting(dataset, moment))
-        if moment - db.execute(latest).scalar_one() < gather.quiet:
+        # Another listener may have settled all that waited.
+        if moment - (db.execute(latest).scalar_one() or first) < gather.quiet:
             return True
         left = sa.select(sa.func.count()).where(_at_work(dataset))
         return bool(db.execute(left).scalar_one() > gather.few)

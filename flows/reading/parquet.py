@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -15,6 +16,7 @@ from dropflow.errors import RejectedError
 from dropflow.formats import Reading
 from dropflow.objects import printable
 from flows.reading.columns import EXACT, NO_NUMBER, check_names
+from flows.reading.disk import check_room
 from flows.reading.rejections import ARROW_ERRORS, said, too_large
 from flows.reading.signatures import PARQUET, PARQUET_ENCRYPTED
 
@@ -22,6 +24,8 @@ BUFFER = 2**20
 """Bytes of a column that are read at once."""
 REPEATING = 8
 """Bytes a value, below which a column of texts is read as codes."""
+FIRST = 1_000
+"""Rows of a row group that are looked at first."""
 MOST_GROWTH = 4
 """Times the size of a piece that its texts may take."""
 
@@ -57,7 +61,9 @@ def stream(
             _look_at_columns(file)
             whole = {name: _kind_of_whole(file, name) for name in _whole_columns(file.schema_arrow)}
             coded = _opened(source.name, read_dictionary=_repeating(file))
-        pieces = _pieces(coded, reading, size)
+            row = _bytes_of_a_row(coded)
+        check_room(Path(source.name).parent, row * file.metadata.num_rows)
+        pieces = _pieces(coded, reading, size, row)
         while True:
             with _errors():
                 table = next(pieces, None)
@@ -90,11 +96,22 @@ def _frame(table: Any) -> pd.DataFrame:
     return frame
 
 
-def _pieces(file: Any, reading: Reading, size: int) -> Iterator[Any]:
-    """Tables of plain columns, some `size` bytes each, or one row."""
+def _bytes_of_a_row(file: Any) -> float:
+    """Once it is read: as stored, or as the first rows of a row group are, whose texts may repeat."""
     metadata = file.metadata
-    stored = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    row = max(stored / metadata.num_rows, sum(_width(field.type) for field in file.schema_arrow), 1)
+    groups = range(metadata.num_row_groups)
+    stored = sum(metadata.row_group(number).total_byte_size for number in groups)
+    most: float = max(stored / metadata.num_rows, sum(_width(field.type) for field in file.schema_arrow), 1)
+    for number in groups:
+        first = next(file.iter_batches(batch_size=FIRST, row_groups=[number], use_threads=False), None)
+        if first is not None and first.num_rows:
+            table = pa.Table.from_batches([first])
+            most = max(most, sum(_plain_bytes(column) for column in table.columns) / first.num_rows)
+    return most
+
+
+def _pieces(file: Any, reading: Reading, size: int, row: float) -> Iterator[Any]:
+    """Tables of plain columns, some `size` bytes each, or one row."""
     for batch in file.iter_batches(batch_size=max(1, int(size // row)), use_threads=False):
         table = pa.Table.from_batches([batch])
         table.validate(full=True)
