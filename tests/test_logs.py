@@ -21,7 +21,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     monkeypatch.setattr(logs, "_hidden", set())
     before = logging.getLogRecordFactory()
     text = io.StringIO()
-    log = logging.getLogger("some.library")
+    log = logging.getLogger("some.client")
     handlers = [logging.StreamHandler(text), logging.StreamHandler(text)]
     handlers[1].setFormatter(JsonFormatter())
     for handler in handlers:
@@ -35,7 +35,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 def test_a_secret_is_hidden_in_texts_arguments_and_tracebacks(said: io.StringIO) -> None:
     logs.hide([SECRET])
-    log = logging.getLogger("some.library")
+    log = logging.getLogger("some.client")
     log.debug("headers: %s", {"Authorization": f"Bearer {SECRET}"})
     log.debug(f"100 % {SECRET}")
     try:
@@ -52,7 +52,7 @@ def test_a_secret_is_hidden_in_texts_arguments_and_tracebacks(said: io.StringIO)
 
 def test_short_words_are_left_alone(said: io.StringIO) -> None:
     logs.hide(["", "s3"])
-    logging.getLogger("some.library").info("s3 is used")
+    logging.getLogger("some.client").info("s3 is used")
     assert "s3 is used" in said.getvalue()
 
 
@@ -65,7 +65,7 @@ def test_every_secret_of_the_settings_is_hidden_with_its_parts(
     monkeypatch.setenv("DROPFLOW_S3_SECRET_KEY_FILE", str(tmp_path / "secret"))
     monkeypatch.setenv("DROPFLOW_S3_ACCESS_KEY", "listener")
     load_settings(tmp_path)
-    log = logging.getLogger("some.library")
+    log = logging.getLogger("some.client")
     log.debug("POST /services/T1/B1/TIiajkdnlazkcOXrIdevi7FQ")
     log.debug("connecting to db.example.com as user with p@ss-word, or p%40ss-word")
     log.debug("the listener signed with %s", SECRET)
@@ -86,5 +86,5 @@ def test_a_secret_that_is_replaced_in_its_file_is_hidden_too(
     settings = load_settings(tmp_path, env_file=tmp_path / ".env")
     assert settings.s3_secret_key
     file.write_text("the-second-of-them")
-    logging.getLogger("some.library").info(settings.s3_secret_key.get_secret_value())
+    logging.getLogger("some.client").info(settings.s3_secret_key.get_secret_value())
     assert said.getvalue().splitlines()[0] == "***"
