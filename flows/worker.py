@@ -90,10 +90,10 @@ class WarmConfiguration(BaseJobConfiguration):
     ) -> None:
         """As Prefect does, and name the flow: else the run's process asks for its deployment, 0.1 s."""
         super().prepare_for_flow_run(flow_run, deployment, *args, **named)
-        if deployment and not deployment.pull_steps and deployment.entrypoint:
-            is_module = ":" not in deployment.entrypoint
-            if is_module:
-                self.env.setdefault(ENTRYPOINT, deployment.entrypoint)
+        entrypoint = (deployment and deployment.entrypoint) or ""
+        # A file's path has a colon; it, and what pull steps fetch, Prefect has to look for itself.
+        if deployment and entrypoint and ":" not in entrypoint and not deployment.pull_steps:
+            self.env.setdefault(ENTRYPOINT, entrypoint)
 
     def limits(self, settings: Settings) -> Limits:
         mib = self.memory_mib or settings.run_memory_mib
