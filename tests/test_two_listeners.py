@@ -46,7 +46,7 @@ def postgres() -> Iterator[str]:
     supervisor = Supervisor()
     supervisor.start(database.process)
     database.process.wait_ready(60)
-    (url,) = database.environment.values()
+    url = database.environment["PREFECT_API_DATABASE_CONNECTION_URL"]
     yield url.replace("+asyncpg", "+psycopg")
     supervisor.stop()
     shutil.rmtree(data_dir)
