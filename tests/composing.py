@@ -300,7 +300,7 @@ class Composed:
         """Its superuser has another name here; databases and their owners are made by the file's own script."""
         found = database.embedded_database(self.folder)
         assert found.process, "PostgreSQL comes from the package index"
-        (url,) = found.environment.values()
+        url = found.environment["PREFECT_API_DATABASE_CONNECTION_URL"]
         user, password, port = re.findall(r"//(\w+):(\w+)@[\d.]+:(\d+)/", url)[0]
         address = self.addresses["postgres"]
         changed = {port: "5432", f"listen_addresses={LOOPBACK}": f"listen_addresses={address}"}
