@@ -85,10 +85,16 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
-        newest = ScriptDirectory.from_config(config).get_current_head()
+        versions = ScriptDirectory.from_config(config)
         with self.read() as db:
-            if MigrationContext.configure(db).get_current_revision() == newest:
-                return
+            current = MigrationContext.configure(db).get_current_revision()
+        if current == versions.get_current_head():
+            return
+        if current and current not in {script.revision for script in versions.walk_revisions()}:
+            raise LedgerError(
+                f"a newer Dropflow has brought the ledger to version {current}, which this one does not "
+                "know: upgrade this one, or give it a ledger of its own"
+            )
         with self.write() as db:
             if not self.is_sqlite:
                 db.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
