@@ -14,7 +14,7 @@ def apply(settings: Settings, *, dry_run: bool = False) -> Iterator[Change]:
     `dry_run`: tell what would change, and touch nothing.
     Raises DatasetError, AutomationError or SettingsError before anything on the server is touched.
     """
-    datasets = load_datasets(settings.datasets_dir)
+    datasets = load_datasets(settings.datasets_dir, settings.raw_prefixes)
     export_prefect_environment(settings)
     # Only now: importing Prefect takes seconds and reads the environment.
     from automations.definitions import check_definitions, load_definitions, placeholders

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import ReceiptError
 from dropflow.ledger import Entry, Fate, Ledger
 from dropflow.objects import ObjectRef
-from dropflow.receipts import PREFIX, find_orphan, object_prefix, receipt_prefix
+from dropflow.receipts import find_orphan, object_prefix, receipt_prefix, receipt_prefixes
 from dropflow.seen import Seen
 from dropflow.storage import ObjectStore, pages
 
@@ -56,7 +57,8 @@ def audit(
         _list_receipts(store, datasets, receipts, done)
         _list_outputs(store, datasets, orphan_seconds, outputs, done)
         for bucket in datasets.raw_buckets:
-            for page in pages(store.list(bucket)):
+            raw = (store.list(bucket, prefix) for prefix in datasets.prefixes)
+            for page in pages(chain.from_iterable(raw)):
                 known = ledger.lookup(bucket, [ref.key for ref in page])
                 for ref in page:
                     _account(ref, known.get((ref.key, ref.etag)), datasets, receipts, done)
@@ -67,7 +69,8 @@ def audit(
 
 def _list_receipts(store: ObjectStore, datasets: Datasets, receipts: Seen, done: Audit) -> None:
     for bucket in datasets.output_buckets:
-        for page in pages(store.list(bucket, PREFIX)):
+        found = (store.list(bucket, prefix) for prefix in receipt_prefixes(datasets, bucket))
+        for page in pages(chain.from_iterable(found)):
             receipts.update(f"{bucket}/{object_prefix(receipt.key)}" for receipt in page)
             done.receipts += len(page)
 

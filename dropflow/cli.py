@@ -209,7 +209,7 @@ def explain(object: str, /, *, data_dir: DataDir = None, as_json: AsJson = False
     from dropflow import explain as explaining
 
     settings = load_settings(data_dir)
-    datasets = load_datasets(settings.datasets_dir)
+    datasets = load_datasets(settings.datasets_dir, settings.raw_prefixes)
     prefect = connect_prefect(settings) if settings.prefect_api_url else None
     place = explaining.locate(object, datasets)
     with _ledger(settings) as ledger:
@@ -266,7 +266,7 @@ def replay(
     from dropflow import replay as replaying
 
     settings = load_settings(data_dir)
-    datasets = load_datasets(settings.datasets_dir)
+    datasets = load_datasets(settings.datasets_dir, settings.raw_prefixes)
     fates = [fate for fate, chosen in ((Fate.FAILED, failed), (Fate.REJECTED, rejected)) if chosen]
     with _ledger(settings) as ledger:
         chosen = list(
@@ -347,7 +347,7 @@ def audit(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     from dropflow.audit import audit as audit_all
 
     settings = load_settings(data_dir)
-    datasets = load_datasets(settings.datasets_dir)
+    datasets = load_datasets(settings.datasets_dir, settings.raw_prefixes)
     with _ledger(settings) as ledger, _counting() as progress:
         task = progress.add_task("Comparing", total=None)
         done = audit_all(
@@ -542,7 +542,7 @@ def check(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     """Say whether the dataset files are valid, and if not, where and what was expected."""
     settings = load_settings(data_dir)
     try:
-        datasets = load_datasets(settings.datasets_dir)
+        datasets = load_datasets(settings.datasets_dir, settings.raw_prefixes)
     except PermanentError as error:
         if as_json:
             _print_json({"valid": False, "problems": str(error).splitlines()})

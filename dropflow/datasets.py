@@ -224,9 +224,11 @@ def canary_prefix(dataset: Dataset) -> str:
 
 @dataclass(frozen=True)
 class Datasets:
-    """All datasets by name."""
+    """All datasets by name, and the part of their raw buckets that is answered for here."""
 
     by_name: dict[str, Dataset]
+    prefixes: tuple[str, ...] = ("",)
+    """Keys that begin like one of these; none of them begins like another."""
 
     def __getitem__(self, name: str) -> Dataset:
         """Raises DatasetError naming the datasets there are."""
@@ -249,6 +251,10 @@ class Datasets:
     def buckets(self) -> list[str]:
         return sorted({*self.raw_buckets, *self.output_buckets})
 
+    def covers(self, key: str) -> bool:
+        """Whether such a raw object is to have a fate here, and not in another Dropflow."""
+        return key.startswith(self.prefixes)
+
     def find(self, bucket: str, key: str) -> tuple[Dataset | None, str]:
         """The one dataset an object belongs to, or None and the reason why there is none."""
         found = [d for d in self.by_name.values() if d.matches(bucket, key)]
@@ -257,5 +263,7 @@ class Datasets:
         if found:
             names = " and ".join(d.name for d in found)
             return None, f"belongs to several datasets ({names}): make their match patterns disjoint"
+        if not self.covers(key):
+            return None, f"another Dropflow's: this one has what lies below {' or '.join(self.prefixes)}"
         patterns = ", ".join(f"{d.name}: {d.match}" for d in self.by_name.values())
         return None, f"outside every dataset ({patterns})"

@@ -1,7 +1,7 @@
 """Dataset files: YAML to Dataset; an error names file, line, field and what was expected."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,8 +18,11 @@ TAGS = ("way", "constant")
 """Of the union in recipes.py: no part of the file."""
 
 
-def load_datasets(folder: Path) -> Datasets:
-    """Read every `*.yaml` in `folder`. Raises DatasetError naming file, line and what was expected."""
+def load_datasets(folder: Path, prefixes: Collection[str] = ("",)) -> Datasets:
+    """Read every `*.yaml` in `folder`. Raises DatasetError naming file, line and what was expected.
+
+    A dataset takes no key outside `prefixes`.
+    """
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder}: set DROPFLOW_DATASETS_DIR")
     datasets: dict[str, Dataset] = {}
@@ -34,11 +37,30 @@ def load_datasets(folder: Path) -> Datasets:
             problems.append(f"{path}: another file already declares the dataset {dataset.name!r}")
         datasets[dataset.name] = dataset
     problems += _loops(datasets, folder)
+    problems += _outside(datasets, folder, prefixes)
     if problems:
         raise DatasetError("\n".join(problems))
     if not datasets:
         raise DatasetError(f"{folder} has no *.yaml: every dataset is one file there")
-    return Datasets(datasets)
+    return Datasets(datasets, _outermost(prefixes))
+
+
+def _outermost(prefixes: Collection[str]) -> tuple[str, ...]:
+    """Without those that lie below another: nothing is listed twice."""
+    return tuple(
+        one
+        for one in sorted(prefixes)
+        if not any(one != other and one.startswith(other) for other in prefixes)
+    )
+
+
+def _outside(datasets: dict[str, Dataset], folder: Path, prefixes: Collection[str]) -> Iterator[str]:
+    for name, dataset in datasets.items():
+        if not dataset.prefix.startswith(tuple(prefixes)):
+            yield (
+                f"{folder / name}.yaml: match: {dataset.match} lies outside DROPFLOW_PREFIXES "
+                f"({' '.join(prefixes)}), which are all that this Dropflow looks at"
+            )
 
 
 def _loops(datasets: dict[str, Dataset], folder: Path) -> Iterator[str]:

@@ -80,7 +80,7 @@ def examine(settings: Settings) -> Checks:
 
 def _datasets(settings: Settings) -> Generator[Finding, None, Datasets | None]:
     try:
-        found = load_datasets(settings.datasets_dir)
+        found = load_datasets(settings.datasets_dir, settings.raw_prefixes)
     except DropflowError as error:
         yield Finding("datasets", "failed", str(error), "mend the file; `dropflow check` reads it again")
         return None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dropflow.datasets import Dataset
+from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import AlreadyExistsError, ObjectMissingError, ReceiptError, TransientError
 from dropflow.objects import ObjectRef, printable
 from dropflow.storage import ABSENT, ObjectStore, Stat
@@ -114,6 +114,11 @@ def parse_receipt_key(receipt_key: str) -> ReceiptName | None:
     if not (receipt_key.startswith(PREFIX) and key and etag and fingerprint and name.endswith(".json")):
         return None
     return ReceiptName(dataset, "" if key.startswith("~") else key, etag, fingerprint)
+
+
+def receipt_prefixes(datasets: Datasets, bucket: str) -> list[str]:
+    """Below which the bucket has receipts of these datasets: others may put theirs there as well."""
+    return [f"{PREFIX}{one.name}/" for one in datasets.by_name.values() if one.output_bucket == bucket]
 
 
 def object_prefix(receipt_key: str) -> str:

@@ -82,6 +82,9 @@ class Settings(BaseModel):
     sweep_seconds: float = Field(
         30, ge=1, description="between two sweeps; more where a sweep takes longer than a fifth of it"
     )
+    prefixes: str | None = Field(
+        None, description="of raw keys that are this Dropflow's, separated by spaces; None: all are"
+    )
     ledger_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL, postgresql+psycopg://… for several listeners [SQLite in data_dir]"
     )
@@ -133,6 +136,10 @@ class Settings(BaseModel):
         if value and ":" not in value.get_secret_value():
             raise ValueError("expected user:password, as PREFECT_SERVER_API_AUTH_STRING has it")
         return value
+
+    @property
+    def raw_prefixes(self) -> list[str]:
+        return (self.prefixes or "").split() or [""]
 
     @property
     def ledger(self) -> str:

@@ -34,8 +34,10 @@ class Intake:
 
     def __init__(self, ledger: Ledger, datasets: Datasets) -> None:
         self._ledger = ledger
+        self._datasets = datasets
         self._raw = set(datasets.raw_buckets)
         self._outputs = set(datasets.output_buckets)
+        self._receipts = tuple(f"{PREFIX}{name}/" for name in datasets.by_name)
         self._waiting: deque[Waiting] = deque()
         self._thread = ThreadPoolExecutor(1, "intake")
         self._writer: asyncio.Task[None] | None = None
@@ -55,8 +57,9 @@ class Intake:
         watched = []
         for one in created:
             if one.ref.bucket in self._raw and not one.ref.key.endswith("/"):
-                watched.append(one)
-            elif one.ref.bucket in self._outputs and one.ref.key.startswith(PREFIX):
+                if self._datasets.covers(one.ref.key):
+                    watched.append(one)
+            elif one.ref.bucket in self._outputs and one.ref.key.startswith(self._receipts):
                 self.receipts.append((one.ref.bucket, one.ref.key))
                 self.told.set()
         if not watched:

@@ -68,7 +68,7 @@ class Listener:
         self._settings = settings
         self._id = uuid4().hex
         self._name = f"{socket.gethostname()} {os.getpid()}"
-        self._datasets: Datasets = load_datasets(settings.datasets_dir)
+        self._datasets: Datasets = load_datasets(settings.datasets_dir, settings.raw_prefixes)
         self._store = connect(settings)
         self._prefect = connect_prefect(settings)
         self._ledger = Ledger(settings.ledger)
@@ -158,9 +158,10 @@ class Listener:
         yield self._sweep_for_ever()
         if self._settings.listen_stream:
             for bucket in self._datasets.raw_buckets:
-                yield self._stream(bucket)
+                for prefix in self._datasets.prefixes:
+                    yield self._stream(bucket, prefix)
             for bucket in self._datasets.output_buckets:
-                yield self._stream(bucket, prefix=PREFIX)
+                yield self._stream(bucket, PREFIX)
         if self._settings.webhook_port:
             yield self._serve_http()
         if self._canary:
@@ -236,12 +237,12 @@ class Listener:
                     wait = max(wait, (SWEEP_SHARE - 1) * report.seconds)
             await _set_or_after(self._sweep_asked, wait)
 
-    def _stream(self, bucket: str, prefix: str = "") -> Any:
+    def _stream(self, bucket: str, prefix: str) -> Any:
         name = f"stream {bucket}" + (f"/{prefix}" if prefix else "")
 
         async def report(live: bool, why: str) -> None:
             await self._report(name, live, why)
-            if live and not prefix:
+            if live and prefix != PREFIX:
                 self._metrics.reconnects.labels(bucket).inc()
                 # What happened while nobody listened was never announced.
                 self._sweep_asked.set()

@@ -5,23 +5,24 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain
 
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import DropflowError, TransientError
 from dropflow.ledger import Entry, Fate, Ledger, Settlement, SweepReport
 from dropflow.objects import ObjectCreated, ObjectRef, printable
 from dropflow.receipts import (
-    PREFIX,
     find_orphan,
     latest_receipt,
     object_prefix,
     parse_receipt_key,
     receipt_prefix,
+    receipt_prefixes,
     stands,
 )
 from dropflow.seen import Seen
@@ -132,8 +133,9 @@ class Sweep:
         )
         return report
 
-    def _pages(self, bucket: str, prefix: str = "") -> Iterator[list[ObjectRef]]:
-        for page in pages(self._store.list(bucket, prefix)):
+    def _pages(self, bucket: str, prefixes: Iterable[str]) -> Iterator[list[ObjectRef]]:
+        listed = chain.from_iterable(self._store.list(bucket, prefix) for prefix in prefixes)
+        for page in pages(listed):
             if self._stopped.is_set():
                 raise StoppedError
             if time.monotonic() - self._leased > LEASE_SECONDS / 4:
@@ -143,7 +145,7 @@ class Sweep:
 
     def _receipts(self, bucket: str, receipts: Seen, counts: _Counts) -> None:
         """Note all receipts; read those that tell the ledger something new."""
-        for page in self._pages(bucket, PREFIX):
+        for page in self._pages(bucket, receipt_prefixes(self._datasets, bucket)):
             receipts.update(f"{bucket}/{object_prefix(receipt.key)}" for receipt in page)
             counts.receipts += len(page)
             last: dict[tuple[str, str, str], ObjectRef] = {}
@@ -166,13 +168,13 @@ class Sweep:
         """Note all outputs, and those that nothing explains."""
         for dataset in self._datasets.by_name.values():
             if dataset.output_bucket == bucket:
-                for page in self._pages(bucket, f"{dataset.name}/"):
+                for page in self._pages(bucket, [f"{dataset.name}/"]):
                     outputs.update(output.identity for output in page)
                     counts.orphans += self._count_orphans(dataset, page)
 
     def _raw(self, bucket: str, receipts: Seen, outputs: Seen, counts: _Counts) -> None:
         """Record every object; one with a receipt is settled as it is recorded."""
-        for page in self._pages(bucket):
+        for page in self._pages(bucket, self._datasets.prefixes):
             known = self._ledger.lookup(bucket, [ref.key for ref in page])
             versions = Counter(key for key, _ in known)
             unsure: list[ObjectRef] = []
