@@ -94,7 +94,7 @@ def staged(stage: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def warm_up() -> None:
-    """Import what is needed, where processes are forked from this one. Nothing is made yet: it has threads."""
+    """Import what is needed, where processes are forked from this one. Nothing is made yet."""
     if is_on():
         with suppress(ImportError):
             import opentelemetry.exporter.otlp.proto.http.trace_exporter
