@@ -140,10 +140,12 @@ def _inside(made: "Span") -> Iterator[None]:
 def _parent(provider: "TracerProvider", ref: ObjectRef) -> "Context":
     """The whole, which is made elsewhere: whether it is sampled is decided by its id, so alike everywhere."""
     from opentelemetry.context import Context
+    from opentelemetry.sdk.trace.sampling import Decision
     from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
     trace_id, span_id = _ids(ref)
-    is_sampled = provider.sampler.should_sample(Context(), trace_id, WHOLE).decision.is_sampled()
+    decision = provider.sampler.should_sample(Context(), trace_id, WHOLE).decision
+    is_sampled = decision is Decision.RECORD_AND_SAMPLE
     flags = TraceFlags(TraceFlags.SAMPLED if is_sampled else TraceFlags.DEFAULT)
     whole = SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
     return set_span_in_context(NonRecordingSpan(whole), Context())

@@ -16,7 +16,7 @@ from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 from sharing import traced
-from test_listener import Listener, make_listener
+from test_listener import Listener, _no_waiting, make_listener  # noqa: F401 - a fixture
 
 from dropflow import tracing
 from dropflow.declarations import load_datasets
@@ -140,7 +140,7 @@ def test_runs_in_forked_processes_send_what_they_have_traced(
     context.set_forkserver_preload(["flows.preparers"])
     process = context.Process(target=traced, args=({ENDPOINT: collector.url}, settings, 2, keys))
     process.start()
-    process.join(3000)
+    process.join(120)
     assert process.exitcode == 0
     prepared = {span.attributes["aws.s3.key"]: span for span in collector.spans if span.name == "preparation"}
     assert {key: span.trace for key, span in prepared.items()} == {
