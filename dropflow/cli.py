@@ -567,25 +567,28 @@ def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     """
     from dropflow.doctor import examine
 
+    settings = load_settings(data_dir)
     findings = []
-    for one in examine(load_settings(data_dir)):
+    for one in examine(settings):
         findings.append(one)
         if not as_json:
-            _print_finding(one)
+            _print_finding(one, settings.runbooks_url)
     failed = sum(one.state == "failed" for one in findings)
     if as_json:
-        _print_json([asdict(one) for one in findings])
+        _print_json([{**asdict(one), "runbook": one.section} for one in findings])
     else:
         out.print(f"{failed} of {len(findings)} checks failed." if failed else "All is well.")
     return BAD_OUTCOME if failed else OK
 
 
-def _print_finding(one: Any) -> None:
+def _print_finding(one: Any, runbooks: str) -> None:
     style = {"ok": "green", "warning": "yellow", "failed": "red"}.get(one.state, "dim")
     found = escape(printable(one.found, 600))
     out.print(f"[{style}]{one.state:8}[/] {escape(one.name)}  {found}", soft_wrap=True)
     if one.to_do:
         out.print(f"         [bold]→[/] {escape(one.to_do)}", soft_wrap=True)
+    if one.state == "failed":
+        out.print(f"           {escape(runbooks)}#{one.section}", soft_wrap=True)
 
 
 @app.command

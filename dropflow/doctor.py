@@ -36,6 +36,8 @@ SKEW_WARNED, SKEW_FAILED = 5.0, 60.0
 """Seconds between two clocks. S3 refuses signatures that are 15 minutes off."""
 LOW_DISK = 1 * 2**30
 SWEPT_WITHIN = timedelta(minutes=10)
+SECTIONS = {"store's clock": "clock", "Prefect's clock": "clock", "messages": "channel"}
+"""Of docs/runbooks.md, for checks that are not named as theirs is."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Finding:
     state: State
     found: str
     to_do: str = ""
+
+    @property
+    def section(self) -> str:
+        """Of docs/runbooks.md: what is checked, without which one."""
+        return SECTIONS.get(self.name) or self.name.partition(" ")[0].lower()
 
 
 Checks = Iterator[Finding]
@@ -281,7 +288,7 @@ def _notified(ledger: Ledger, store: ObjectStore, datasets: Datasets) -> Finding
         if source
         else "nothing told of an object that was put"
     )
-    to_do = f"bind {bucket} to the webhook (docs/operations.md); until then files wait for the sweep"
+    to_do = f"bind {bucket} to the webhook; until then files wait for the sweep"
     return Finding(name, "failed", f"{found} within {NOTIFIED_SECONDS:.0f} s", to_do)
 
 

@@ -105,6 +105,9 @@ class Settings(BaseModel):
     notify_urls: SecretStr | None = Field(
         None, description="Apprise URLs (https://appriseit.com), separated by spaces or newlines"
     )
+    runbooks_url: str = Field(
+        "docs/runbooks.md", min_length=1, description="where people find that page, for links in messages"
+    )
     log_format: Literal["text", "json"] = Field("text", description="of up, listen and worker")
     mlflow_tracking_uri: SecretStr | None = Field(
         None, description="MLflow server or database that trained models are logged to; None: no MLflow"

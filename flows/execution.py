@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+from dropflow import tracing
+from dropflow.logs import about, log_to_stderr
 from flows.limits import lead_session
 
+LOG_FORMAT = "DROPFLOW_LOG_FORMAT"
 LONG = ("train",)
 """Flows whose runs are long enough to be suspended from the UI."""
 MOST_SHOWN = 3
@@ -30,12 +33,23 @@ def run_flow_run(flow_run_id: UUID, environment: dict[str, str], at_once: int = 
     lead_session()
     os.environ.update(environment)
     tempfile.tempdir = None  # the template may have asked for it, and it is the run's own
-    with preparers.forked_for_the_run(at_once), handle_engine_signals(flow_run_id):
+    if environment.get(LOG_FORMAT) == "json":
+        # The template has imported Prefect, which has set up its own.
+        log_to_stderr(as_json=True, anew=True)
+    with (
+        about(run_id=str(flow_run_id)),
+        preparers.forked_for_the_run(at_once),
+        handle_engine_signals(flow_run_id),
+    ):
         flow_run, flow = flow_engine.load_flow_and_flow_run(flow_run_id)
         _do_without(flow_engine, "_send_heartbeats")
         if flow.name not in LONG:
             _do_without(flow_engine, "observe_flow_run_suspension")
-        flow_engine.run_flow(flow, flow_run=flow_run)
+        try:
+            flow_engine.run_flow(flow, flow_run=flow_run)
+        finally:
+            # Here, not at the process's exit, which runs nothing of the kind in a forked one.
+            tracing.flush()
 
 
 def _do_without(engine: Any, name: str) -> None:

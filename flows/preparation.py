@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
+from dropflow import tracing
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset, canary_prefix
 from dropflow.errors import (
@@ -20,6 +21,7 @@ from dropflow.errors import (
     TransientError,
     UntrustedError,
 )
+from dropflow.logs import about
 from dropflow.objects import ObjectRef, printable
 from dropflow.receipts import Receipt, commit_receipt, standing_receipt
 from dropflow.storage import ObjectStore, Opened
@@ -77,6 +79,7 @@ class Preparation:
     _fingerprints: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stage", tracing.staged(self.stage))
         reference = Reference(self.store, self.dataset, self._fit, refit=self.refit)
         object.__setattr__(self, "reference", reference)
         object.__setattr__(self, "transformation", Transformation(self.store, self.dataset, self.stage))
@@ -84,6 +87,10 @@ class Preparation:
     def prepare(self, key: str) -> Prepared:
         """Bring one object to its receipt. An error here is this object's alone."""
         name = f"s3://{printable(f'{self.dataset.bucket}/{key}', 200)}"
+        with about(bucket=self.dataset.bucket, key=key, dataset=self.dataset.name, run_id=self.run_id):
+            return self._prepared(key, name)
+
+    def _prepared(self, key: str, name: str) -> Prepared:
         rows = 0
         result: Result
         try:
@@ -101,10 +108,12 @@ class Preparation:
         return Prepared(key, result, f"{name} {message}", rows)
 
     def _prepare(self, key: str) -> tuple[Result, str, int]:
+        began = time.time_ns()
         preprocessor = self._preprocessor(key)
         fingerprint = self._fingerprint(preprocessor.card.sha256 if preprocessor else "")
         found = self.stage("check receipt", check_receipt, self.store, self.dataset, key, fingerprint)
-        with closing(found.opened):
+        own = {"dataset": self.dataset.name, "run_id": self.run_id}
+        with closing(found.opened), tracing.span("preparation", found.opened.ref, began, **own):
             return self._prepare_opened(found.opened, found.receipt, fingerprint, preprocessor)
 
     def _fingerprint(self, preprocessor: str) -> str:

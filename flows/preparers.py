@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import NamedTuple
 
+from dropflow import tracing
 from dropflow.objects import printable
 from dropflow.settings import load_settings
 from dropflow.storage import connect
@@ -77,6 +78,10 @@ class Preparers:
     def end(self) -> None:
         for one in self._preparers:
             one.pipe.close()
+        for one in self._preparers:
+            if tracing.is_on():
+                # It sends what it has traced.
+                one.process.join(tracing.FLUSH_SECONDS)
             one.process.terminate()
             one.process.join()
 
@@ -164,7 +169,7 @@ def _serve(pipe: Connection, others: list[Connection]) -> None:
         try:
             message: Work | str = pipe.recv()
         except EOFError:
-            return
+            return tracing.flush()
         if isinstance(message, Work):
             preparation = message.preparation(store, log=log)
             continue

@@ -122,7 +122,8 @@ def preprocess(
     for outcome in _in_batch(store, work, keys, log):
         outcomes.append(outcome)
         if outcome.result not in ("processed", "cached"):
-            log.info("%s: %s", outcome.result, outcome.message)
+            own = {"bucket": recipe.bucket, "key": outcome.key}
+            log.info("%s: %s", outcome.result, outcome.message, extra=own)
         if len(outcomes) % 100 == 0 or len(outcomes) == len(keys):
             log.info("%d of %d done", len(outcomes), len(keys))
             show(len(outcomes))
@@ -137,7 +138,7 @@ def _in_batch(store: ObjectStore, work: Work, keys: list[str], log: Log) -> Iter
         one_teaches = not preparation.reference.is_settled()
         for prepared, lines in preparers.prepare(work, keys, one_teaches=one_teaches):
             for level, text in lines:
-                log.log(level, "%s", text)
+                log.log(level, "%s", text, extra={"bucket": work.dataset.bucket, "key": prepared.key})
             yield prepared
         return
     # The context carries the run to its threads: their log lines belong to it.

@@ -19,6 +19,7 @@ from sklearn.impute import SimpleImputer
 import flows.execution
 import flows.preprocess
 import flows.train  # noqa: F401
+from dropflow import tracing
 from dropflow.storage import shared_session
 from flows import report, steps
 
@@ -44,6 +45,7 @@ built(BaseModel)
 report.page_template()
 steps.code(None)
 SimpleImputer().fit([[0.0]])
+tracing.warm_up()
 # What is there now stays: a run's collector need not go through it, which would copy its pages.
 gc.collect()
 gc.freeze()

@@ -44,7 +44,7 @@ from pydantic import Field
 from dropflow.errors import PermanentError
 from dropflow.settings import Settings
 from dropflow.tls import trust, unreachable
-from flows.execution import MOST_SHOWN, run_flow_run
+from flows.execution import LOG_FORMAT, MOST_SHOWN, run_flow_run
 from flows.limits import (
     MIB,
     SHARE_OF_MACHINE,
@@ -149,6 +149,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
         environment = {name: value for name, value in configuration.env.items() if value is not None}
         with TemporaryDirectory(prefix="dropflow-run-", ignore_cleanup_errors=True) as folder:
             environment["TMPDIR"] = folder
+            environment[LOG_FORMAT] = self._settings.log_format
             at_once = self._settings.batch_processes if is_batch(flow_run, configuration) else 0
             process = await asyncio.to_thread(
                 self._template.start, run_flow_run, flow_run.id, environment, at_once

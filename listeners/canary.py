@@ -9,6 +9,7 @@ from pathlib import Path
 from dropflow.datasets import Dataset, Datasets, canary_prefix
 from dropflow.errors import DropflowError, SettingsError
 from dropflow.ledger import Ledger
+from dropflow.logs import of
 from dropflow.objects import ObjectRef
 from dropflow.receipts import COMPANIONS, PREFIX, read_receipt
 from dropflow.settings import Settings
@@ -66,7 +67,7 @@ class Canary:
 
     async def _miss(self, ref: ObjectRef, why: str) -> None:
         self._singing = False
-        log.error("%s: %s", ref.url, why)
+        log.error("%s: %s", ref.url, why, extra=of(ref, dataset=self._dataset.name))
         try:
             await asyncio.to_thread(self._ledger.notices.tell, self._dataset.name, "canary", ref, why)
         except DropflowError as error:

@@ -1,8 +1,11 @@
 """The dispatcher: pending objects are matched with their dataset and leave as Prefect events."""
 
 import logging
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+from dropflow import tracing
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import (
@@ -13,6 +16,7 @@ from dropflow.errors import (
     UntrustedError,
 )
 from dropflow.ledger import Delivery, Entry, Gather, Ledger
+from dropflow.logs import of
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, object_created_event
 from dropflow.storage import ObjectStore
@@ -61,6 +65,8 @@ class Dispatcher:
         self._held: dict[str, datetime] = {}
         self.gathers = False
         """Whether objects wait for others to leave with."""
+        self.posted: Callable[[Delivery], None] = lambda _: None
+        """Told of each delivery that Prefect has taken."""
 
     def dispatch(self) -> int:
         """Bring everything that is ready on its way; returns how many events left.
@@ -103,12 +109,18 @@ class Dispatcher:
             event = object_created_event(
                 delivery.dataset, delivery.refs, event_id=delivery.id, force=delivery.force
             )
+            began = time.time_ns()
             try:
                 self._prefect.post_events([event])
             except EventRefusedError as error:
                 self._put_back(delivery, str(error))
                 return 0
             reached(Point.EVENT_POSTED)
+            self.posted(delivery)
+            if tracing.is_on():
+                about = {"event_id": delivery.id, "delivery": delivery.number, "objects": len(delivery.refs)}
+                for ref in delivery.refs:
+                    tracing.record("event", ref, began, **about)
             names = printable(", ".join(ref.name for ref in delivery.refs[:3]))
             log.info(
                 "delivery %d of %d objects to %s: %s",
@@ -116,6 +128,7 @@ class Dispatcher:
                 len(delivery.refs),
                 delivery.dataset,
                 names,
+                extra=of(*delivery.refs, dataset=delivery.dataset, event_id=delivery.id),
             )
         posted = datetime.now(UTC)
         more = timedelta(seconds=PER_OBJECT * len(delivery.refs))
@@ -127,7 +140,8 @@ class Dispatcher:
 
     def _put_back(self, delivery: Delivery, reason: str) -> None:
         """Prefect refuses this event: find the object it is about by sending them in smaller company."""
-        log.warning("%d objects of %s: %s", len(delivery.refs), delivery.dataset, reason)
+        own = of(*delivery.refs, dataset=delivery.dataset, event_id=delivery.id)
+        log.warning("%d objects of %s: %s", len(delivery.refs), delivery.dataset, reason, extra=own)
         soon = datetime.now(UTC) + timedelta(seconds=REFUSED_WAIT)
         self._ledger.outbox.refused(delivery, reason, soon)
 
@@ -151,7 +165,7 @@ class Dispatcher:
                 except DropflowError as error:
                     # Refused for good: it must not come up again and again before all others.
                     self._ledger.fail([entry], str(error))
-                    log.warning("%s is given up: %s", printable(entry.ref.url), error)
+                    log.warning("%s is given up: %s", printable(entry.ref.url), error, extra=of(entry.ref))
             self._ledger.match(matched)
             if MARKER in ignored:
                 try:
@@ -175,7 +189,7 @@ class Dispatcher:
             return None
         dataset, reason = self._datasets.find(ref.bucket, ref.key)
         if dataset is None:
-            log.info("ignored %s: %s", printable(ref.url), reason)
+            log.info("ignored %s: %s", printable(ref.url), reason, extra=of(ref))
             ignored.setdefault(reason, []).append(entry)
             return None
         if entry.reopened and not self._store.is_current(ref):

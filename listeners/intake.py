@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from dropflow import tracing
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Datasets
 from dropflow.errors import NotificationFormatError, PermanentError
@@ -93,10 +95,18 @@ class Intake:
 
     async def _commit(self, batch: list[ObjectCreated]) -> None:
         # A thread of its own: a store that hangs the others must not keep the webhook from answering.
-        new = await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.record, batch)
+        new = await asyncio.get_running_loop().run_in_executor(self._thread, self._record, batch)
         reached(Point.NOTIFICATION_RECORDED)
         if new:
             self.arrived.set()
+
+    def _record(self, batch: list[ObjectCreated]) -> int:
+        began = time.time_ns()
+        new = self._ledger.record(batch)
+        if tracing.is_on():
+            for one in batch:
+                tracing.record("notification", one.ref, began, source=one.source)
+        return new
 
     async def _commit_each(self, gathered: list[Waiting]) -> None:
         for watched, done in gathered:

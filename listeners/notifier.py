@@ -50,8 +50,11 @@ class Notifier:
         holder: str,
         run_url: Callable[[str], str] = str,
         again: Callable[[str], str] = lambda _: "",
+        runbooks: str = "",
     ) -> None:
         """`urls`: where messages go; `run_url`: a run's page; `again`: where a dataset is run by hand.
+
+        `runbooks`: the address of docs/runbooks.md.
 
         While `urls` raises DropflowError, messages are made later.
         """
@@ -63,6 +66,7 @@ class Notifier:
         self._holder = holder
         self._run_url = run_url
         self._again = again
+        self._runbooks = runbooks
         self._channels: list[Channel] = []
         self._forms: dict[str, str] = {}
         self._sending: dict[str, Future[None]] = {}
@@ -121,6 +125,7 @@ class Notifier:
                 told=told[:number],
                 again=again,
                 repeated=group.repeated,
+                runbooks=self._runbooks,
             )
             return message.model_dump_json()
 
@@ -221,7 +226,9 @@ class Notifier:
         recent = self._ledger.notices.recent(datetime.now(UTC) - TELL_DOWN_EVERY)
         if others and (channel.name, "channel", "") not in recent:
             told = Told(url=channel.name, reason="does not take messages")
-            message = Message(kind="channel", dataset=channel.name, count=1, told=(told,))
+            message = Message(
+                kind="channel", dataset=channel.name, count=1, told=(told,), runbooks=self._runbooks
+            )
             names = [one.name for one in others]
             self._ledger.notices.announce(channel.name, "channel", names, message.model_dump_json())
 

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import uvicorn
 
+from dropflow import tracing
 from dropflow.datasets import Dataset, Datasets
 from dropflow.declarations import load_datasets
 from dropflow.errors import DropflowError, LedgerError, SettingsError
@@ -84,6 +85,7 @@ class Listener:
             receipt_seconds=settings.receipt_seconds,
             gather=GATHER._replace(machines=settings.worker_machines),
         )
+        self._dispatcher.posted = self._metrics.posted
         self._settler = Settler(
             self._ledger,
             self._datasets,
@@ -115,6 +117,7 @@ class Listener:
             holder=self._id,
             run_url=settings.run_url,
             again=lambda dataset: settings.prefect_ui + self._prefect.run_form(dataset),
+            runbooks=settings.runbooks_url,
         )
         self._expectations = Expectations(self._ledger, self._datasets, self._store, self._prefect)
         self._sweep_asked = asyncio.Event()
@@ -147,6 +150,7 @@ class Listener:
         self._settler.close()
         self._notifier.close()
         self._ledger.close()
+        tracing.flush()
 
     def _loops(self) -> Iterator[Any]:
         yield self._beat()

@@ -1,15 +1,18 @@
 """The settler closes the loop: dispatched objects get the fate of their receipt, or are delivered again."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from dropflow import tracing
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Datasets
 from dropflow.errors import DropflowError, ReceiptError, TransientError
 from dropflow.ledger import Entry, Fate, Ledger, Settlement
+from dropflow.logs import of
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PERMANENT, PrefectApi, Run
 from dropflow.receipts import Receipt, latest_receipt, load_receipt, stands
@@ -97,10 +100,14 @@ class Settler:
 
     def settle(self, outcomes: Iterable[Settlement]) -> int:
         """Give objects the fate of their receipt; returns how many changed."""
+        began = time.time_ns()
         changed = self._ledger.settle(outcomes)
         reached(Point.FATE_RECORDED)
         for entry, outcome in changed:
-            log.info("%s %s", outcome.fate, printable(entry.ref.url))
+            own = of(entry.ref, dataset=outcome.dataset, run_id=outcome.run_id)
+            log.info("%s %s", outcome.fate, printable(entry.ref.url), extra=own)
+            about = {"dataset": outcome.dataset, "fate": outcome.fate.value, "run_id": outcome.run_id}
+            _trace(entry, began, about)
         if changed:
             self._settled(changed)
         return len(changed)
@@ -128,11 +135,11 @@ class Settler:
     def _holds(self, found: tuple[ObjectRef, Receipt]) -> bool:
         """Whether a receipt settles its object: not bytes that are back while the output is of others."""
         _, receipt = found
+        ref = ObjectRef(receipt.bucket, receipt.key, receipt.etag)
         try:
-            ref = ObjectRef(receipt.bucket, receipt.key, receipt.etag)
             return stands(self._store, receipt) or not self._store.is_current(ref)
         except DropflowError as error:
-            log.info("%s", error)
+            log.info("%s", error, extra=of(ref, run_id=receipt.flow_run_id))
             return False
 
     def look(self) -> int:
@@ -143,8 +150,11 @@ class Settler:
         for verdict in verdicts:
             entry = verdict.entry
             if verdict.gone:
-                log.info("ignored %s: %s", printable(entry.ref.url), verdict.gone)
+                own = of(entry.ref, dataset=entry.dataset)
+                log.info("ignored %s: %s", printable(entry.ref.url), verdict.gone, extra=own)
+                began = time.time_ns()
                 self._ledger.ignore([entry], verdict.gone, entry.dataset)
+                _trace(entry, began, {"dataset": entry.dataset, "fate": Fate.IGNORED.value})
             if verdict.broken:
                 self._give_up(entry.dataset, [entry], verdict.broken)
         now = datetime.now(UTC)
@@ -159,11 +169,11 @@ class Settler:
         except ReceiptError as error:
             return Verdict(entry, broken=str(error))
         except TransientError as error:
-            log.info("%s", error)
+            log.info("%s", error, extra=of(entry.ref))
             return Verdict(entry)
         except DropflowError as error:
             # Refused for good, to us: the run may know more.
-            log.info("%s", error)
+            log.info("%s", error, extra=of(entry.ref))
             return Verdict(entry, waits=True)
 
     def _verdict(self, entry: Entry) -> Verdict:
@@ -236,12 +246,26 @@ class Settler:
         for reason, entries in waiting.items():
             self._ledger.outbox.wait_on(entries, now + self._patience.receipt, reason)
         for (reason, number), entries in again.items():
-            log.warning("%d objects of %s are delivered again: %s", len(entries), dataset, reason)
+            own = of(*(entry.ref for entry in entries), dataset=dataset)
+            log.warning("%d objects of %s are delivered again: %s", len(entries), dataset, reason, extra=own)
             wait = BACKOFF[max(0, min(number, len(BACKOFF)) - 1)]
             self._ledger.outbox.redeliver(entries, reason, now + timedelta(seconds=wait))
         for reason, entries in failed.items():
             self._give_up(dataset, entries, reason)
 
     def _give_up(self, dataset: str, entries: list[Entry], reason: str) -> None:
+        began = time.time_ns()
         if number := self._ledger.fail(entries, reason):
-            log.error("%d objects of %s are given up: %s", number, dataset, reason)
+            own = of(*(entry.ref for entry in entries), dataset=dataset)
+            log.error("%d objects of %s are given up: %s", number, dataset, reason, extra=own)
+            for entry in entries:
+                _trace(entry, began, {"dataset": dataset, "fate": Fate.FAILED.value})
+
+
+def _trace(entry: Entry, began: int, about: dict[str, str]) -> None:
+    """Its trace ends here. What a sweep of a new ledger finds settled long ago has none."""
+    if tracing.is_on() and entry.fate is Fate.DISPATCHED:
+        tracing.record("receipt" if "run_id" in about else about["fate"], entry.ref, began, **about)
+        since = entry.updated if entry.after else entry.first_seen
+        good = about["fate"] == Fate.PROCESSED
+        tracing.settled(entry.ref, int(since.timestamp() * 1e9), good=good, **about)

@@ -15,6 +15,7 @@ from itertools import chain
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import DropflowError, TransientError
 from dropflow.ledger import Entry, Fate, Ledger, Settlement, SweepReport
+from dropflow.logs import of
 from dropflow.objects import ObjectCreated, ObjectRef, printable
 from dropflow.receipts import (
     find_orphan,
@@ -218,7 +219,7 @@ class Sweep:
             if receipt.output.identity not in outputs and not stands(self._store, receipt):
                 return None
         except DropflowError as error:
-            log.warning("%s", error)
+            log.warning("%s", error, extra=of(found_with[1]))
             return None
         return outcome_of(own, receipt)
 
@@ -226,7 +227,10 @@ class Sweep:
         """What the ledger calls done must have receipt and output; some are younger than the listing."""
         lost = [e for dataset, ref, e in doubtful if self._is_undone(dataset, ref)]
         if lost:
-            log.warning("receipt or output of %d objects is gone: they are prepared again", len(lost))
+            own = of(*(found.ref for found in lost))
+            log.warning(
+                "receipt or output of %d objects is gone: they are prepared again", len(lost), extra=own
+            )
             self._ledger.reopen(lost, "its receipt or output is gone")
             self._arrived()
         return len(lost)
@@ -238,7 +242,7 @@ class Sweep:
                 return False
             return self._store.is_current(ref)
         except DropflowError as error:
-            log.warning("%s", error)
+            log.warning("%s", error, extra=of(ref))
             return False
 
     def _count_orphans(self, dataset: Dataset, page: list[ObjectRef]) -> int:
@@ -272,8 +276,11 @@ class Sweep:
         if now < at:
             return
         self._told_orphans[output.url, output.etag] = (now + 2 * wait, 2 * wait)
-        log.warning("an interrupted run has left %s without a receipt", printable(output.url, 300))
-        self._orphan_found(dataset, ObjectRef(dataset.bucket, key))
+        ref = ObjectRef(dataset.bucket, key)
+        log.warning(
+            "an interrupted run has left %s without a receipt", printable(output.url, 300), extra=of(ref)
+        )
+        self._orphan_found(dataset, ref)
 
     def _forget_orphans(self) -> None:
         while len(self._told_orphans) > MOST_ORPHANS:

@@ -14,6 +14,14 @@ from dropflow.objects import printable
 MOST_TOLD = 10
 """Objects that a message names; the others are counted."""
 Format = Literal["text", "html", "markdown"]
+SECTIONS = {
+    "failure": "failed",
+    "rejected": "rejected",
+    "missing": "missing",
+    "canary": "canary",
+    "channel": "channel",
+}
+"""Of docs/runbooks.md."""
 TITLES = {
     "success": "Ready",
     "failure": "Failed",
@@ -67,6 +75,8 @@ class Message(BaseModel):
     """Where the dataset is run by hand."""
     repeated: bool = False
     """Whether the same was told before."""
+    runbooks: str = ""
+    """The address of docs/runbooks.md."""
 
     @property
     def subject(self) -> str:
@@ -88,6 +98,11 @@ class Message(BaseModel):
             _quoted(only) if only else f"--{_fate(self.kind)} --dataset {self.dataset}"
         )
         return TO_DO[self.kind].format(again=command)
+
+    @property
+    def runbook(self) -> str:
+        """The address of the section about it; "" where there is none."""
+        return f"{self.runbooks}#{SECTIONS[self.kind]}" if self.runbooks and self.kind in SECTIONS else ""
 
 
 def _fate(kind: str) -> str:
@@ -125,12 +140,15 @@ def _text(message: Message) -> str:
         lines += [printable(told.url, 300), *_facts(told)]
         lines += [f"Run: {told.run_url}"] if told.run_url else []
         lines.append("")
-    lines += [line for line in (_more(message), message.to_do, _form(message)) if line]
+    lines += [line for line in (_more(message), message.to_do) if line]
+    lines += [f"{text}: {address}" for text, address in _links(message)]
     return "\n".join(lines).strip()
 
 
-def _form(message: Message) -> str:
-    return f"Run by hand: {message.again}" if message.again and message.kind in TO_DO else ""
+def _links(message: Message) -> list[tuple[str, str]]:
+    """What is offered, with addresses."""
+    form = message.again if message.kind in TO_DO else ""
+    return [(text, at) for text, at in (("Run by hand", form), ("Runbook", message.runbook)) if at]
 
 
 def _html(message: Message) -> str:
@@ -140,8 +158,9 @@ def _html(message: Message) -> str:
         link = f'<br><a href="{html.escape(told.run_url)}">the run</a>' if told.run_url else ""
         parts.append(f"<p><b>{html.escape(printable(told.url, 300))}</b><br>{facts}{link}</p>")
     parts += [f"<p>{html.escape(line)}</p>" for line in (_more(message), message.to_do) if line]
-    if _form(message):
-        parts.append(f'<p><a href="{html.escape(message.again)}">Run by hand</a></p>')
+    for text, address in _links(message):
+        link = f'<a href="{html.escape(address)}">{text}</a>'
+        parts.append(f"<p>{link if _can_be_followed(address) else html.escape(f'{text}: {address}')}</p>")
     return "".join(parts)
 
 
@@ -152,8 +171,14 @@ def _markdown(message: Message) -> str:
         lines += [f"[the run]({told.run_url})"] if told.run_url else []
         parts.append("  \n".join(lines))
     parts += [_code(line) for line in (_more(message), message.to_do) if line]
-    parts += [f"[Run by hand]({message.again})"] if _form(message) else []
+    for text, address in _links(message):
+        parts.append(f"[{text}]({address})" if _can_be_followed(address) else f"{text}: {_code(address)}")
     return "\n\n".join(parts)
+
+
+def _can_be_followed(address: str) -> bool:
+    """Not a file's name."""
+    return address.startswith(("http://", "https://"))
 
 
 def _code(text: str) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from dropflow.settings import Settings
+from dropflow import tracing
+from dropflow.declarations import load_datasets
+from dropflow.settings import PROJECT, Settings
 from dropflow.storage import connect
 from flows.preparation import Work
 from flows.preparers import Preparers
@@ -40,3 +42,17 @@ def shared(settings: Settings, number: int, work: Work, keys: list[str], answers
     reference = work.preparation(connect(settings)).reference
     answers.send(list(mine.prepare(work, keys, one_teaches=not reference.is_settled())))
     mine.end()
+
+
+def traced(environment: dict[str, str], settings: Settings, number: int, keys: list[str]) -> None:
+    """As a run does: in a forked process, whose preparers are forked from it."""
+    os.environ.update(environment)
+    churn = load_datasets(PROJECT / "datasets")["churn"]
+    *others, last = keys
+    try:
+        ours, theirs = multiprocessing.Pipe()
+        shared(settings, number, Work(churn, "run"), others, theirs)
+        assert len(ours.recv()) == len(others)
+        Work(churn, "run").preparation(connect(settings)).prepare(last)
+    finally:
+        tracing.flush()

@@ -20,7 +20,7 @@ README = (PROJECT / "README.md").read_text()
 def test_every_file_and_variable_named_is_there(path: object) -> None:
     text = path.read_text()  # type: ignore[attr-defined]
     for name in re.findall(
-        r"`((?:dropflow|listeners|flows|automations|notifications|datasets|docs)/[\w/.]+)`", text
+        r"`((?:dropflow|listeners|flows|automations|notifications|datasets|docs|monitoring)/[\w/.]+)`", text
     ):
         assert (PROJECT / name).exists(), name
     for target in re.findall(r"\]\(([\w/.-]+)\)", text):

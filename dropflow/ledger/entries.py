@@ -135,13 +135,17 @@ class Posting:
 
 @dataclass(frozen=True, slots=True)
 class ChannelState:
-    """How a channel takes messages. `waiting` ones are tried again; `error` says why."""
+    """How a channel takes messages. `waiting` ones are tried again; `error` says why.
+
+    `since`: when the one that waits longest was made.
+    """
 
     channel: str
     sent: datetime | None
     waiting: int
     given_up: int
     error: str
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

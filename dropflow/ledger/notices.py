@@ -146,10 +146,12 @@ class Notices:
         last = sa.func.max(sends.c.sent)
         waiting = sa.func.sum(sa.case((sends.c.due.is_not(None), 1), else_=0))
         given_up = sa.func.sum(sa.case((sa.and_(sends.c.due.is_(None), sends.c.sent.is_(None)), 1), else_=0))
-        query = sa.select(sends.c.channel, last, waiting, given_up, sa.func.max(sends.c.error))
+        since = sa.func.min(sa.case((sends.c.due.is_not(None), messages.c.at)))
+        query = sa.select(sends.c.channel, last, waiting, given_up, sa.func.max(sends.c.error), since)
+        query = query.join(messages, messages.c.id == sends.c.message)
         with self._database.read() as db:
             rows = db.execute(query.group_by(sends.c.channel).order_by(sends.c.channel)).all()
-        return [ChannelState(row[0], utc(row[1]), row[2], row[3], row[4]) for row in rows]
+        return [ChannelState(row[0], utc(row[1]), row[2], row[3], row[4], utc(row[5])) for row in rows]
 
     def prune(self, before: datetime) -> None:
         """Forget what was told long ago."""

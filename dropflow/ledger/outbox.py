@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import sqlalchemy.orm
 
 from dropflow.ledger.database import Database, now
-from dropflow.ledger.entries import PAUSED, Delivery, Entry, Fate, entry, naive, paused_reason
+from dropflow.ledger.entries import PAUSED, Delivery, Entry, Fate, entry, naive, paused_reason, utc
 from dropflow.ledger.tables import deliveries, objects, story
 from dropflow.ledger.transition import fail, redeliver, transition
 from dropflow.objects import ObjectRef
@@ -261,6 +261,29 @@ class Outbox:
                 fail(db, entries, reason)
             else:
                 redeliver(db, entries, reason, ready_at)
+
+    def waiting_since(self) -> datetime | None:
+        """Since when the object that has waited longest could have left, and has not; but for held ones."""
+        pending = sa.and_(objects.c.fate == Fate.PENDING.value, objects.c.reason.not_like(f"{PAUSED}%"))
+        ripe = sa.and_(pending, sa.or_(objects.c.ready_at <= now(), objects.c.dataset == ""))
+        # What is replayed was ready long ago, and waits since it was replayed.
+        since = sa.case(
+            (objects.c.dataset == "", objects.c.first_seen),
+            (objects.c.ready_at > objects.c.updated, objects.c.ready_at),
+            else_=objects.c.updated,
+        )
+        ready = sa.select(sa.func.min(since)).where(ripe)
+        claimed = sa.select(sa.func.min(deliveries.c.created)).where(deliveries.c.posted.is_(None))
+        with self._database.read() as db:
+            found = [db.execute(query).scalar_one() for query in (ready, claimed)]
+        return utc(min((moment for moment in found if moment), default=None))
+
+    def in_flight_since(self) -> datetime | None:
+        """When the oldest event was made of whose objects one still awaits its receipt."""
+        awaited = sa.select(objects.c.event_id).where(objects.c.fate == Fate.DISPATCHED.value)
+        query = sa.select(sa.func.min(deliveries.c.created)).where(deliveries.c.id.in_(awaited))
+        with self._database.read() as db:
+            return utc(db.execute(query.where(deliveries.c.posted.is_not(None))).scalar_one())
 
     def counts(self) -> tuple[int, int]:
         """Events posted so far, and how many of them were deliveries after the first."""
