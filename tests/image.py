@@ -2,8 +2,7 @@
 
     sudo make image
 
-Each stage gets a root of its own: this machine's /usr, read-only, the Python that FROM names for /usr/local, and
-nothing else. The steps are taken from the Dockerfile and run there as they stand. Then every service runs from
+Each stage gets a root of its own: this machine's /usr, read-only, the Python that FROM names, and nothing else. The steps are taken from the Dockerfile and run there as they stand. Then every service runs from
 what was built as a container would: as the image's user without capabilities, on a root that nothing can be
 written to but /var/lib/dropflow and /tmp. At last the image is built a second time and compared.
 
@@ -15,6 +14,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -37,6 +37,7 @@ from dropflow.storage import connect
 SYSTEM_FILES = ("passwd", "group", "shadow", "gshadow", "login.defs", "nsswitch.conf", "hosts", "resolv.conf")
 """Of /etc, what adding a user and asking the package index take."""
 INDEX_FILES = ("pip.conf", "ssl", "ld.so.cache")
+DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
 INDEX_VARIABLES = re.compile(r"PIP_(INDEX_URL|CERT|DEFAULT_TIMEOUT)|SSL_CERT_FILE|(HTTPS?|NO)_PROXY", re.I)
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -61,6 +62,8 @@ MUST_FAIL = [
     ["touch", "/opt/dropflow/dropflow/cli.py"],
     ["touch", "/etc/passwd"],
 ]
+CACHED = {"PIP_NO_CACHE_DIR": "0", "PIP_CACHE_DIR": "/cache"}
+"""Packages are downloaded once for both builds."""
 READY_SECONDS = 120.0
 
 
@@ -78,18 +81,37 @@ class Root:
     user: str = "0:0"
 
     @classmethod
-    def empty(cls, folder: Path, python: Path) -> "Root":
-        for name in ("dev", "etc", "opt", "proc", "root", "run", "tmp", "usr", "var/lib", "var/log", "var/tmp"):
+    def empty(cls, folder: Path, python: Path, cache: Path) -> "Root":
+        for name in (
+            "dev/shm",
+            "etc",
+            "opt",
+            "proc",
+            "root",
+            "run",
+            "tmp",
+            "usr",
+            "var/lib",
+            "var/log",
+            "var/tmp",
+        ):
             (folder / name).mkdir(parents=True)
-        for name in ("tmp", "var/tmp"):
+        for name in ("dev/shm", "tmp", "var/tmp"):
             (folder / name).chmod(0o1777)
+        for name, minor in DEVICES.items():
+            os.mknod(folder / "dev" / name, stat.S_IFCHR, os.makedev(1, minor))
+            (folder / "dev" / name).chmod(0o666)
         for name in ("bin", "sbin", "lib", "lib64"):
             (folder / name).symlink_to(f"usr/{name}")
-        for source, target in ((Path("/usr"), "usr"), (python, "usr/local")):
-            mount("--bind", source, folder / target)
-            mount("--options", "remount,bind,ro", folder / target)
-        mount("--rbind", "/dev", folder / "dev")
+        # Python where it was made for, which the linker wants; /usr/local of this machine is none of the image's.
+        for source in (Path("/usr"), python):
+            target = folder / source.relative_to("/")
+            target.mkdir(parents=True, exist_ok=True)
+            mount("--bind", source, target)
+            mount("--options", "remount,bind,ro", target)
+        mount("--types", "tmpfs", "tmpfs", folder / "usr/local")
         mount("--types", "proc", "proc", folder / "proc")
+        mount("--bind", cache, folder / "cache")
         for name in (*SYSTEM_FILES, *INDEX_FILES):
             source = Path("/etc", name)
             if source.is_dir():
@@ -97,12 +119,13 @@ class Root:
             elif source.exists():
                 shutil.copy2(source, folder / "etc" / name)
         found = {name: value for name, value in os.environ.items() if INDEX_VARIABLES.fullmatch(name)}
-        path = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return cls(folder, {**found, "PATH": path, "HOME": "/root"})
+        return cls(folder, {**found, "PATH": f"{python}/bin:/usr/sbin:/usr/bin", "HOME": "/root"})
 
     def path(self, inside: str) -> Path:
         """Where something of the root is for us."""
-        return self.folder / os.path.normpath(f"{self.directory}/{inside}" if inside[0] != "/" else inside)[1:]
+        return (
+            self.folder / os.path.normpath(f"{self.directory}/{inside}" if inside[0] != "/" else inside)[1:]
+        )
 
     def command(self, words: list[str], environment: dict[str, str]) -> list[str]:
         """What runs `words` inside."""
@@ -113,9 +136,11 @@ class Root:
         inside = ["env", "--ignore-environment", f"--chdir={self.directory}", *given]
         return ["chroot", str(self.folder), "setpriv", *as_user, *inside, *words]
 
-    def run(self, words: list[str], environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, words: list[str], environment: dict[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         command = self.command(words, environment or {})
-        return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
 
     def contained(self, folder: Path) -> "Root":
         """The same as a container of it: nothing can be written but its data, which are empty, and /tmp."""
@@ -126,16 +151,17 @@ class Root:
         mount("--rbind", self.folder, inner)
         mount("--options", "remount,bind,ro", inner)
         mount("--bind", data, inner / "var/lib/dropflow")
-        mount("--types", "tmpfs", "tmpfs", inner / "tmp")
+        for name in ("tmp", "dev/shm"):
+            mount("--types", "tmpfs", "tmpfs", inner / name)
         return Root(inner, dict(self.environment), self.directory, self.user)
 
 
-def build(folder: Path, python: Path) -> Root:
+def build(folder: Path, python: Path, cache: Path) -> Root:
     """All stages, one after another; the last one is the image."""
     made: dict[str, Root] = {}
     root = None
     for number, stage in enumerate(stages()):
-        root = made[stage.name or str(number)] = Root.empty(folder / f"stage-{number}", python)
+        root = made[stage.name or str(number)] = Root.empty(folder / f"stage-{number}", python, cache)
         for instruction in stage.instructions:
             follow(instruction, root, made)
     assert root
@@ -155,7 +181,7 @@ def follow(instruction: Instruction, root: Root, made: dict[str, Root]) -> None:
     elif name == "COPY":
         copy(instruction.words, root, made)
     elif name == "RUN":
-        done = root.run(["/bin/sh", "-c", value])
+        done = root.run(["/bin/sh", "-c", value], CACHED)
         if done.returncode:
             raise SystemExit(f"RUN {value}\n{done.stdout}{done.stderr}")
     elif name not in ("ENTRYPOINT", "CMD"):
@@ -243,7 +269,9 @@ class Services:
             "a-token-of-the-webhook",
             [("raw", ""), ("processed", "_receipts/")],
         )
-        command, environment = seaweedfs(self.folder / "store", access, [free_port() for _ in range(4)], webhook)
+        command, environment = seaweedfs(
+            self.folder / "store", access, [free_port() for _ in range(4)], webhook
+        )
         self._start("store", command, environment, store_answers)
         for bucket in ("raw", "processed"):
             store.client.create_bucket(Bucket=bucket)
@@ -255,16 +283,22 @@ class Services:
         check("dropflow apply", applied.returncode == 0, applied.stderr)
         self._contain("worker", ["dropflow", "worker"], self.settings, lambda: True)
         listening = f"http://{LOOPBACK}:{self.listener_port}"
-        self._contain("listener", ["dropflow", "listen"], self.settings, lambda: _answers(f"{listening}/readyz"))
+        self._contain(
+            "listener", ["dropflow", "listen"], self.settings, lambda: _answers(f"{listening}/readyz")
+        )
         check("dropflow listen is ready", _answers(f"{listening}/healthz"))
         dataset = load_datasets(PROJECT / "datasets")["churn"]
         ref = store.put("raw", "churn/a.csv", churn_csv(rows=200, seed=1), "text/csv")
         deadline = time.monotonic() + READY_SECONDS
         while not (receipt := read_receipt(store, dataset, ref)) and time.monotonic() < deadline:
             time.sleep(0.2)
-        check("dropflow worker has prepared a file", bool(receipt and receipt.fate == "processed"), self._logs())
+        check(
+            "dropflow worker has prepared a file", bool(receipt and receipt.fate == "processed"), self._logs()
+        )
 
-    def _contain(self, name: str, words: list[str], settings: dict[str, str], ready: Callable[[], bool]) -> None:
+    def _contain(
+        self, name: str, words: list[str], settings: dict[str, str], ready: Callable[[], bool]
+    ) -> None:
         container = self.image.contained(self.folder / name)
         self._start(name, container.command(words, settings), {}, ready)
 
@@ -302,35 +336,45 @@ def find_python(base: str) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--python", type=Path, help="folder of the Python that FROM names [looked for]")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if os.geteuid() != 0 or sys.platform != "linux":
         raise SystemExit("tests/image.py mounts and changes users: it needs root, and Linux")
+    if arguments.inside:
+        try_everything(arguments.inside, arguments.python)
+        return
     python = arguments.python or find_python(stages()[-1].base)
-    with tempfile.TemporaryDirectory(prefix="dropflow-image-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        image = build(folder / "build", python)
-        contained = image.contained(folder / "container")
-        for words in WITH_NOTHING_SET:
-            done = contained.run(words)
-            check(" ".join(words).strip().partition("\n")[0], done.returncode == 0, done.stdout + done.stderr)
-        for words in MUST_FAIL:
-            check(f"{' '.join(words)} fails", contained.run(words).returncode != 0)
-        services = Services(image, folder / "services")
-        try:
-            services.do_the_main_job()
-        finally:
-            services.supervisor.stop()
-        first, second = files_of(image), files_of(build(folder / "again", python))
-        differing = sorted(path for path in first.keys() | second.keys() if first.get(path) != second.get(path))
-        check(f"a second build has the same {len(first):,} files", not differing, "\n".join(differing[:20]))
+    with tempfile.TemporaryDirectory(prefix="dropflow-image-") as folder:
+        Path(folder).chmod(0o755)
+        # Mounts and processes of a namespace end with it, however this ends; only then the folder is removed.
+        namespace = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        again = [sys.executable, __file__, "--python", str(python), "--inside", folder]
+        raise SystemExit(subprocess.run([*namespace, *again], check=False).returncode)
+
+
+def try_everything(folder: Path, python: Path) -> None:
+    cache = folder / "cache"
+    cache.mkdir()
+    image = build(folder / "build", python, cache)
+    contained = image.contained(folder / "container")
+    for words in WITH_NOTHING_SET:
+        done = contained.run(words)
+        check(" ".join(words).strip().partition("\n")[0], done.returncode == 0, done.stdout + done.stderr)
+    for words in MUST_FAIL:
+        check(f"{' '.join(words)} fails", contained.run(words).returncode != 0)
+    services = Services(image, folder / "services")
+    try:
+        services.do_the_main_job()
+    finally:
+        services.supervisor.stop()
+    first, second = files_of(image), files_of(build(folder / "again", python, cache))
+    differing = sorted(path for path in first.keys() | second.keys() if first.get(path) != second.get(path))
+    check(f"a second build has the same {len(first):,} files", not differing, "\n".join(differing[:20]))
 
 
 if __name__ == "__main__":
-    # Mounts and processes of a namespace end with it, however this ends.
-    if os.environ.get("DROPFLOW_IMAGE_INSIDE") != "1":
-        inside = ["unshare", "--mount", "--pid", "--fork", "--kill-child", sys.executable, *sys.argv]
-        os.execvpe("unshare", inside, {**os.environ, "DROPFLOW_IMAGE_INSIDE": "1"})  # noqa: S606, S607
     main()

@@ -21,7 +21,9 @@ def copied(stage: Stage) -> list[str]:
 
 def test_hadolint_finds_nothing() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    done = subprocess.run([hadolint, "--no-color", dockerfile.FILE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [hadolint, "--no-color", dockerfile.FILE], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -31,7 +33,9 @@ def test_all_that_is_copied_is_there_and_reaches_the_build() -> None:
         for name in copied(stage):
             assert name in sent or any(path.startswith(name) for path in sent), name
     assert "dropflow/nobody.pem" in sent
-    assert not [path for path in sent if re.search(r"(^|/)(\.env|__pycache__|\.git|tests|stack\.env)(/|$)", path)]
+    assert not [
+        path for path in sent if re.search(r"(^|/)(\.env|__pycache__|\.git|tests|stack\.env)(/|$)", path)
+    ]
 
 
 def test_what_is_ignored_stays_behind() -> None:
