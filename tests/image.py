@@ -37,6 +37,20 @@ from dropflow.storage import connect
 SYSTEM_FILES = ("passwd", "group", "shadow", "gshadow", "login.defs", "nsswitch.conf", "hosts", "resolv.conf")
 """Of /etc, what adding a user and asking the package index take."""
 INDEX_FILES = ("pip.conf", "ssl", "ld.so.cache")
+FOLDERS = (
+    "cache",
+    "dev/shm",
+    "etc",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "tmp",
+    "usr",
+    "var/lib",
+    "var/log",
+    "var/tmp",
+)
 DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
 INDEX_VARIABLES = re.compile(r"PIP_(INDEX_URL|CERT|DEFAULT_TIMEOUT)|SSL_CERT_FILE|(HTTPS?|NO)_PROXY", re.I)
 IMPORT_ALL = """
@@ -82,19 +96,7 @@ class Root:
 
     @classmethod
     def empty(cls, folder: Path, python: Path, cache: Path) -> "Root":
-        for name in (
-            "dev/shm",
-            "etc",
-            "opt",
-            "proc",
-            "root",
-            "run",
-            "tmp",
-            "usr",
-            "var/lib",
-            "var/log",
-            "var/tmp",
-        ):
+        for name in FOLDERS:
             (folder / name).mkdir(parents=True)
         for name in ("dev/shm", "tmp", "var/tmp"):
             (folder / name).chmod(0o1777)
