@@ -1,5 +1,6 @@
 # One image for every Dropflow process: Prefect server, apply, listener and worker.
 
+# Of one Python and one Debian, not of one digest: each build takes their fixes.
 FROM python:3.12-slim-trixie AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
