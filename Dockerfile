@@ -1,6 +1,7 @@
 # One image for every Dropflow process: Prefect server, apply, listener and worker.
 
-FROM python:3.12-slim AS build
+# Of one Python and one Debian, not of one digest: each build takes their fixes.
+FROM python:3.12-slim-trixie AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 ENV PATH="/opt/venv/bin:$PATH"
@@ -27,8 +28,9 @@ RUN pip install --no-deps --no-build-isolation --editable . \
     && pip uninstall --yes setuptools \
     && python -m compileall -q automations dropflow flows listeners notifications
 
-FROM python:3.12-slim
-RUN useradd --uid 10001 --user-group --no-create-home \
+FROM python:3.12-slim-trixie
+RUN groupadd --gid 10001 dropflow \
+    && useradd --uid 10001 --gid dropflow --no-create-home \
         --home-dir /var/lib/dropflow --shell /usr/sbin/nologin dropflow \
     && install -d -o dropflow -g dropflow /var/lib/dropflow /var/lib/dropflow/ui
 COPY --from=build /opt/venv /opt/venv
@@ -40,6 +42,7 @@ ENV PATH="/opt/venv/bin:$PATH" \
     PREFECT_HOME=/var/lib/dropflow/prefect \
     PREFECT_SERVER_UI_STATIC_DIRECTORY=/var/lib/dropflow/ui
 WORKDIR /var/lib/dropflow
-USER dropflow
+# By number: Kubernetes has to see that it is not root.
+USER 10001:10001
 ENTRYPOINT ["dropflow"]
 CMD ["--help"]

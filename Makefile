@@ -1,4 +1,4 @@
-.PHONY: setup demo test chaos bench check lock sbom audit
+.PHONY: setup demo test chaos image bench check lock sbom audit
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -20,6 +20,9 @@ test: setup  ## all tests
 SEED ?= 1
 chaos: setup  ## drop 2,000 files while every process is killed again and again, then look for what is missing
 	$(BIN)/python tests/chaos.py --seed $(SEED)
+
+image: setup  ## run the Dockerfile's steps without Docker, and what they make; as root, on Linux
+	$(BIN)/python tests/image.py
 
 bench: setup  ## latency, bursts, large files, each against a baseline: three quarters of an hour on a quiet machine
 	$(BIN)/python benchmarks/latency.py

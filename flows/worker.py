@@ -11,25 +11,28 @@ import logging
 import os
 import signal
 import socket
+from collections import Counter
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import anyio
 import anyio.abc
 import httpx
 import psutil
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    WorkerFilter,
+    WorkerFilterStatus,
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import InfrastructureNotFound, PrefectHTTPStatusError
 from prefect.states import Crashed
@@ -44,6 +47,7 @@ from pydantic import Field
 from dropflow.errors import PermanentError
 from dropflow.settings import Settings
 from dropflow.tls import trust, unreachable
+from flows import alive
 from flows.execution import LOG_FORMAT, MOST_SHOWN, run_flow_run
 from flows.limits import (
     MIB,
@@ -64,6 +68,8 @@ AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 PAGE = 200
 LOOK_SECONDS = 15
 """Between two looks for runs that a killed worker has left."""
+LOOKS = 4
+"""In a row, in which a worker of another machine is offline. After an outage of Prefect all are, at first."""
 WORKER_TYPE = "dropflow"
 ENTRYPOINT = "PREFECT__FLOW_ENTRYPOINT"
 """What Prefect's own runner tells its processes by."""
@@ -238,6 +244,7 @@ async def _work(settings: Settings) -> None:
         prefetch_seconds=0,
         settings=settings,
     )
+    touching = asyncio.create_task(alive.touch_for_ever(settings.data_dir / alive.NAME))
     warming = asyncio.create_task(asyncio.to_thread(worker.warm_up))
     await _wait_for_server(settings)
     await warming
@@ -247,7 +254,7 @@ async def _work(settings: Settings) -> None:
             together.create_task(poll_when_told(worker.get_and_submit_flow_runs)),
         ]
         await worker.start(printer=log.info)
-        for task in others:
+        for task in (*others, touching):
             task.cancel()
 
 
@@ -258,38 +265,65 @@ def worker_name(pid: int) -> str:
 
 async def _mark_crashed_runs_for_ever(work_pool: str, own_name: str) -> None:
     """Again and again: the processes of a killed worker's runs may outlive it, and Prefect not answer."""
+    missed = Counter[str]()
     while True:
         try:
-            if marked := await mark_crashed_runs(work_pool, own_name):
+            if marked := await mark_crashed_runs(work_pool, own_name, missed):
                 log.warning("%d runs of a killed worker were marked as crashed", marked)
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             log.warning("runs of a killed worker could not be looked for: %r", error)
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def mark_crashed_runs(work_pool: str, own_name: str) -> int:
-    """Runs that a killed worker of this machine has left at work will never end: mark them as crashed.
+async def mark_crashed_runs(work_pool: str, own_name: str, missed: Counter[str]) -> int:
+    """Runs that a killed worker has left at work will never end: mark them as crashed.
 
-    Returns how many. A run whose own process is still there goes on by itself.
+    Returns how many. A run of this machine whose own process is still there goes on by itself. Of another
+    machine, or a pod that is gone, all that can be said is that Prefect hears nothing of its worker any more;
+    `missed` counts in how many looks, one after another.
     """
-    at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=AT_WORK)))
-    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool]))
-    state: State[Any] = Crashed(message="The worker was killed. What has no receipt is delivered again.")
-    abandoned: list[UUID] = []
     async with get_client() as client:
-        for offset in itertools.count(step=PAGE):
-            runs = await client.read_flow_runs(
-                flow_run_filter=at_work, work_pool_filter=pool, limit=PAGE, offset=offset
-            )
-            for run in runs:
-                name = str((run.labels or {}).get("prefect.worker.name", ""))
-                if name != own_name and is_abandoned(name, run.infrastructure_pid):
-                    abandoned.append(run.id)
-            if len(runs) < PAGE:
-                break
+        runs = await _runs_at_work(client, work_pool)
+        by_worker = {run.id: str((run.labels or {}).get("prefect.worker.name", "")) for run in runs}
+        elsewhere = {name for name in by_worker.values() if name and _host(name) != socket.gethostname()}
+        silent = elsewhere - await _online(client, work_pool) if elsewhere else set()
+        for name in [name for name in missed if name not in silent]:
+            del missed[name]
+        missed.update(silent)
+        abandoned = [
+            run.id
+            for run in runs
+            if missed[name := by_worker[run.id]] >= LOOKS
+            or (name != own_name and is_abandoned(name, run.infrastructure_pid))
+        ]
+        state: State[Any] = Crashed(message="The worker was killed. What has no receipt is delivered again.")
         for run_id in abandoned:
             await client.set_flow_run_state(run_id, state, force=True)
     return len(abandoned)
+
+
+async def _runs_at_work(client: PrefectClient, work_pool: str) -> list[FlowRun]:
+    at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=AT_WORK)))
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool]))
+    found: list[FlowRun] = []
+    for offset in itertools.count(step=PAGE):
+        runs = await client.read_flow_runs(
+            flow_run_filter=at_work, work_pool_filter=pool, limit=PAGE, offset=offset
+        )
+        found += runs
+        if len(runs) < PAGE:
+            break
+    return found
+
+
+async def _online(client: PrefectClient, work_pool: str) -> set[str]:
+    """Names of the workers that Prefect has heard of late."""
+    online = WorkerFilter(status=WorkerFilterStatus(any_=[WorkerStatus.ONLINE.value]))
+    return {one.name for one in await client.read_workers_for_work_pool(work_pool, online)}
+
+
+def _host(worker: str) -> str:
+    return worker.partition(" ")[0]
 
 
 def is_abandoned(worker: str, run_pid: str | None) -> bool:

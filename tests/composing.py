@@ -192,13 +192,12 @@ class Composed:
     def _is_healthy(self, name: str) -> bool:
         if name == "redis":
             return self.answers_to_ping()
-        check = self.services[_service(name)].get("healthcheck")
-        if check is None:
-            return True
+        check = self.services[_service(name)]["healthcheck"]
         kind, program, *words = check["test"]
         assert kind == "CMD"
         address = self.addresses[_service(name)]
-        words = [word.replace(LOOPBACK, address) for word in words]
+        folder = str(self.folder / name)
+        words = [word.replace(LOOPBACK, address).replace("/var/lib/dropflow", folder) for word in words]
         return subprocess.run([_program(program), *words], capture_output=True, check=False).returncode == 0
 
     def answers_to_ping(self) -> bool:

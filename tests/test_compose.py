@@ -60,7 +60,7 @@ def test_every_service_is_bounded_checked_and_started_again() -> None:
         assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}, name
         assert service["restart"] in ("no", "unless-stopped"), name
         is_job = service["restart"] == "no"
-        assert is_job or name == "worker" or "healthcheck" in service, name
+        assert is_job or "healthcheck" in service, name
         assert set(service["profiles"]) <= {*PROFILES, "mail"}, name
         assert "no-new-privileges:true" in service["security_opt"], name
         assert "build" in service or re.search(r":[\w.-]+(@sha256:\w{64})?$", service["image"]), name
@@ -193,7 +193,7 @@ def test_what_is_declared_does_the_main_job_whoever_is_killed(composed: Composed
 
         wait_until(accounted, 60, f"{number} objects processed and none unaccounted")
 
-    for name in ("listener-1", "listener-2"):
+    for name in ("listener-1", "listener-2", "worker.1", "worker.2"):
         composed.wait_healthy(name)
     wait_for_receipts(drop("first"))
     all_accounted_for(FILES)

@@ -1,7 +1,9 @@
 """On the real stack: what takes too much is ended and says why; what is large is taken part by part."""
 
+import asyncio
 import io
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -14,8 +16,10 @@ from conftest import Running, wait_until
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Running as AtWork
 
 from dropflow.samples import churn_csv
+from flows.worker import LOOKS, mark_crashed_runs
 
 pytestmark = pytest.mark.stack
 
@@ -89,6 +93,29 @@ def test_what_a_run_leaves_behind_ends_with_it(running: Running) -> None:
     run = started(running, misbehaving.leave_processes_behind, {}, name=name)
     assert state_of(running, run)["type"] == "COMPLETED"
     assert not [p for p in psutil.process_iter(["cmdline"]) if name in (p.info["cmdline"] or ())]
+
+
+def at_work_elsewhere(running: Running, worker: str) -> str:
+    """A run that a worker of another machine has begun, and Prefect has just heard of that worker."""
+    pool = running.settings.work_pool
+    running.api("POST", f"/work_pools/{pool}/workers/heartbeat", json={"name": worker})
+    deployment = misbehaving.hang.to_deployment(name=f"test {uuid4()}").apply(work_pool_name=pool)
+    with get_client(sync_client=True) as client:
+        made = client.create_flow_run_from_deployment(
+            deployment, state=AtWork(), labels={"prefect.worker.name": worker}
+        )
+    return str(made.id)
+
+
+def test_runs_of_a_machine_that_is_gone_are_marked_as_crashed(running: Running) -> None:
+    pool, missed = running.settings.work_pool, Counter[str]()
+    lost, alive = at_work_elsewhere(running, "gone 1 ab12cd"), at_work_elsewhere(running, "there 1 ab12cd")
+    running.api("DELETE", f"/work_pools/{pool}/workers/gone 1 ab12cd")
+    marked = [asyncio.run(mark_crashed_runs(pool, "own", missed)) for _ in range(LOOKS)]
+    assert marked == [0] * (LOOKS - 1) + [1]
+    assert state_of(running, lost)["message"].startswith("The worker was killed")
+    assert running.api("GET", f"/flow_runs/{alive}")["state"]["type"] == "RUNNING"
+    running.api("DELETE", f"/flow_runs/{alive}")
 
 
 def test_a_large_file_is_prepared_part_by_part(running: Running) -> None:

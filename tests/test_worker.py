@@ -1,13 +1,18 @@
-"""Which runs a killed worker has left. The rest of the worker is tested in the real stack."""
+"""Which runs a killed worker has left, and how it shows that it lives. The rest is tested in the real stack."""
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from conftest import wait_until
 
+from flows.alive import touch_for_ever
 from flows.worker import is_abandoned, worker_name
 
 NOBODY = 2**31 - 1
@@ -50,3 +55,35 @@ def test_runs_of_other_machines_are_left_alone(name: str) -> None:
 
 def test_a_name_without_a_pid_is_of_no_living_worker_here() -> None:
     assert is_abandoned(socket.gethostname(), "not a pid")
+
+
+def is_touched(file: Path, since: float) -> bool:
+    return file.exists() and file.stat().st_mtime > since
+
+
+def test_a_worker_that_lives_touches_its_file_and_one_that_hangs_does_not(tmp_path: Path) -> None:
+    file = tmp_path / "worker.alive"
+
+    async def touched() -> None:
+        start = time.time()
+        touching = asyncio.create_task(touch_for_ever(file, seconds=0.05))
+        for _ in range(2):
+            await asyncio.to_thread(wait_until, lambda since=start: is_touched(file, since))
+            start = file.stat().st_mtime
+        time.sleep(0.3)  # the loop hangs
+        assert time.time() - file.stat().st_mtime > 0.25
+        touching.cancel()
+
+    asyncio.run(touched())
+
+
+def test_a_folder_that_cannot_be_written_to_does_not_end_the_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def try_it() -> None:
+        touching = asyncio.create_task(touch_for_ever(tmp_path / "missing" / "worker.alive", seconds=0.01))
+        await asyncio.to_thread(wait_until, lambda: len(caplog.records) > 1)
+        touching.cancel()
+
+    asyncio.run(try_it())
+    assert "cannot be touched" in caplog.text
