@@ -4,7 +4,6 @@ A zip file of JSON lines and of files as they are. Nothing in it is executed whe
 names is written outside the folders it is meant for. Prefect's database is not in it.
 """
 
-import io
 import os
 import re
 import shutil
@@ -196,7 +195,7 @@ def _whole(archive: ZipFile, member: ZipInfo) -> bytes:
 
 
 def _lines(archive: ZipFile, member: ZipInfo) -> Iterator[bytes]:
-    with archive.open(member) as raw, io.BufferedReader(raw) as file:  # type: ignore[arg-type] # is a RawIOBase
+    with archive.open(member) as file:
         while line := file.readline(LARGEST_FILE + 1):
             if len(line) > LARGEST_FILE:
                 raise BackupError(f"{member.filename}: a row is longer than {LARGEST_FILE:,} bytes")
