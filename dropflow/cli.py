@@ -554,7 +554,8 @@ def check(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
         return OK
     for name, dataset in datasets.by_name.items():
         steps = ", ".join(step.kind for step in dataset.steps)
-        out.print(f"[green]ok[/] {name}: {escape(dataset.match)} -> {dataset.output_bucket} ({steps})")
+        line = f"[green]ok[/] {name}: {escape(dataset.match)} -> {dataset.output_bucket} ({steps})"
+        out.print(line, soft_wrap=True)
     return OK
 
 
@@ -589,6 +590,57 @@ def _print_finding(one: Any, runbooks: str) -> None:
         out.print(f"         [bold]→[/] {escape(one.to_do)}", soft_wrap=True)
     if one.state == "failed":
         out.print(f"           {escape(runbooks)}#{one.section}", soft_wrap=True)
+
+
+@app.command
+def backup(file: Path, /, *, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """Write one archive of what is in no bucket: ledger, dataset and automation files, audit log, settings.
+
+    Everything may go on meanwhile. Secrets are not in it, nor are the buckets and Prefect's database.
+
+    Parameters
+    ----------
+    file
+        The archive, a zip that must not be there yet.
+    """
+    from dropflow.backup import back_up
+
+    settings = load_settings(data_dir)
+    with _ledger(settings) as ledger:
+        made = back_up(settings, ledger, file)
+    audit_log.record(settings, "backup", file=str(file.absolute()))
+    if as_json:
+        _print_json(made.model_dump())
+        return OK
+    out.print(f"[green]wrote[/] {escape(str(file))}: {_rows(made.rows)}", soft_wrap=True)
+    return OK
+
+
+@app.command
+def restore(file: Path, /, *, data_dir: DataDir = None, as_json: AsJson = False) -> int:
+    """Fill an empty ledger from an archive of `dropflow backup`, before the first listener starts.
+
+    Files of datasets and automations and the audit log are put where there are none of that name. What
+    has happened since the backup is found by the next sweep; what was told since may be told again.
+    """
+    from dropflow.backup import restore as bring_back
+
+    settings = load_settings(data_dir)
+    done = bring_back(settings, file)
+    audit_log.record(settings, "restore", file=str(file.absolute()), made=done.made)
+    if as_json:
+        _print_json(asdict(done))
+        return OK
+    out.print(f"[green]restored[/] the ledger of {done.made}: {_rows(done.rows)}", soft_wrap=True)
+    for path in done.written:
+        out.print(f"wrote {escape(str(path))}", soft_wrap=True)
+    for path in done.left:
+        out.print(f"[yellow]left as it is[/] {escape(str(path))}: the backup has another", soft_wrap=True)
+    return OK
+
+
+def _rows(rows: dict[str, int]) -> str:
+    return ", ".join(f"{rows.get(name, 0):,} {name}" for name in ("objects", "notices", "messages"))
 
 
 @app.command
@@ -698,7 +750,7 @@ def _in_utc(moment: datetime | None) -> datetime | None:
 
 
 def _say(text: str) -> None:
-    out.print(f"[dim]·[/] {escape(text)}")
+    out.print(f"[dim]·[/] {escape(text)}", soft_wrap=True)
 
 
 def _apply(settings: Settings, *, show: bool, diff: bool = False) -> list[Any]:

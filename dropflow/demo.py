@@ -60,6 +60,21 @@ class Mailbox(MessageHandler):
                     return None
 
 
+class Letters(MessageHandler):
+    """Shows every message as people read it: `python -m aiosmtpd --class dropflow.demo.Letters`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sys.stdout.write("Every message is shown here, and goes nowhere else.\n\n")
+        sys.stdout.flush()
+
+    def handle_message(self, message: Message) -> None:
+        text = f"Subject: {subject_of(message)}\n\n{body_of(message)}\n\n"
+        # What a message tells came from files, and is not to write to a terminal.
+        sys.stdout.write("".join(c if c.isprintable() or c == "\n" else "·" for c in text))
+        sys.stdout.flush()
+
+
 def subject_of(message: Message) -> str:
     return str(make_header(decode_header(message.get("Subject", ""))))
 

@@ -57,5 +57,9 @@ class LedgerError(PermanentError):
     """The ledger cannot be opened, or is not where it was."""
 
 
+class BackupError(PermanentError):
+    """A backup cannot be written, read, or brought back here."""
+
+
 class EventRefusedError(PermanentError):
     """Prefect does not take this very event; others may be fine."""

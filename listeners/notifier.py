@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 MOST_CHANNELS = 16
 """That are sent to at once."""
-URLS_SECONDS = 30.0
+URLS_SECONDS, FIRST_URLS_SECONDS = 30.0, 1.0
+"""Between two questions for the channels; while there are none, what happens is told to nobody."""
 TELL_DOWN_EVERY = timedelta(hours=2)
 BACKOFF = (2, 10, 60, 300, 1800)
 """Seconds until a message is tried a second, third, … time; the last goes on."""
@@ -145,7 +146,8 @@ class Notifier:
 
     def _known(self) -> list["Channel"]:
         """The channels, asked for again once in a while. Raises DropflowError when they never were told."""
-        if time.monotonic() - self._asked > URLS_SECONDS:
+        pause = URLS_SECONDS if self._channels else FIRST_URLS_SECONDS
+        if time.monotonic() - self._asked > pause:
             try:
                 urls = self._ask_urls()
             except DropflowError:

@@ -23,6 +23,8 @@ from dropflow import drops
 from dropflow.datasets import Dataset
 from dropflow.declarations import load_datasets
 from dropflow.demo import Mailbox, smtp_server
+from dropflow.embedded.database import embedded_database
+from dropflow.embedded.processes import Supervisor
 from dropflow.embedded.stack import Stack
 from dropflow.ledger import Ledger
 from dropflow.prefect_api import PrefectApi, connect_prefect, key_tag
@@ -61,6 +63,22 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
     yield ledger
     ledger.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a running PostgreSQL; what is in it is anybody's."""
+    # Not below pytest's own folder: where tests run as root, PostgreSQL runs under another account.
+    data_dir = Path(tempfile.mkdtemp(prefix="dropflow-postgres-"))
+    database = embedded_database(data_dir)
+    assert database.process, "PostgreSQL comes from the package index"
+    supervisor = Supervisor()
+    supervisor.start(database.process)
+    database.process.wait_ready(60)
+    url = database.environment["PREFECT_API_DATABASE_CONNECTION_URL"]
+    yield url.replace("+asyncpg", "+psycopg")
+    supervisor.stop()
+    shutil.rmtree(data_dir)
 
 
 @pytest.fixture(scope="session")

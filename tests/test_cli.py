@@ -23,6 +23,8 @@ COMMANDS = [
     "worker",
     "demo",
     "settings",
+    "backup",
+    "restore",
 ]
 
 

@@ -365,6 +365,23 @@ def test_without_channels_nothing_gathers(desk: Callable[..., Desk]) -> None:
     assert one.ledger.notices.untold() == []
 
 
+def test_the_first_channel_is_known_within_a_second(ledger: Ledger) -> None:
+    one = Desk(ledger, "")
+    with service() as chat:
+        known: list[SecretStr] = []
+        one.notifier = Notifier(
+            ledger, Datasets({}), one.store, lambda: known[0] if known else None, holder="me"
+        )
+        one.happen(Fate.REJECTED, "a.csv")
+        assert one.notifier.compose() == 0
+        known.append(SecretStr(chat.url("json")))
+        time.sleep(notifying.FIRST_URLS_SECONDS)
+        one.happen(Fate.REJECTED, "b.csv")
+        one.tell(lambda: chat.received)
+        one.notifier.close()
+    assert "b.csv" in str(chat.received)
+
+
 def test_while_nobody_knows_the_channels_nothing_is_forgotten(ledger: Ledger) -> None:
     one = Desk(ledger, "")
 

@@ -2,11 +2,9 @@
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,8 +21,7 @@ from conftest import wait_until
 from fake_prefect import FakePrefect, fake_prefect
 from test_parsing import body, record
 
-from dropflow.embedded.database import embedded_database
-from dropflow.embedded.processes import LOOPBACK, Supervisor, free_port
+from dropflow.embedded.processes import LOOPBACK, free_port
 from dropflow.errors import LedgerError, TransientError
 from dropflow.ledger import Fate, Ledger, Settlement
 from dropflow.ledger.tables import metadata
@@ -34,22 +31,6 @@ from dropflow.storage import ObjectStore
 
 OBJECTS = 1000
 TOKEN = "a-token-for-the-tests"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """The URL of a running PostgreSQL."""
-    # Not below pytest's own folder: where tests run as root, PostgreSQL runs under another account.
-    data_dir = Path(tempfile.mkdtemp(prefix="dropflow-postgres-"))
-    database = embedded_database(data_dir)
-    assert database.process, "PostgreSQL comes from the package index"
-    supervisor = Supervisor()
-    supervisor.start(database.process)
-    database.process.wait_ready(60)
-    url = database.environment["PREFECT_API_DATABASE_CONNECTION_URL"]
-    yield url.replace("+asyncpg", "+psycopg")
-    supervisor.stop()
-    shutil.rmtree(data_dir)
 
 
 @pytest.fixture

@@ -73,33 +73,62 @@ class Database:
         with _errors(), turn, self.engine.connect().execution_options(**options) as db, db.begin():
             yield db
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """All that is read is of one moment, whoever writes meanwhile."""
+        options: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with _errors(), self.engine.connect().execution_options(write=False, **options) as db:
+            yield db
+
     def insert(self, table: sa.Table) -> Any:
         """The dialect's own INSERT, which has ON CONFLICT."""
         return (sqlite if self.is_sqlite else postgresql).insert(table)
 
-    def _migrate(self) -> None:
+    def upgrade(self, db: sa.Connection, version: str = "head") -> None:
+        """Bring the tables to that version, in the transaction of `db`."""
         from alembic import command
-        from alembic.config import Config
-        from alembic.runtime.migration import MigrationContext
-        from alembic.script import ScriptDirectory
 
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        versions = ScriptDirectory.from_config(config)
+        if not self.is_sqlite:
+            db.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        config = _config()
+        config.attributes["connection"] = db
+        command.upgrade(config, version)
+
+    def _migrate(self) -> None:
         with self.read() as db:
-            current = MigrationContext.configure(db).get_current_revision()
-        if current == versions.get_current_head():
+            current = version_of(db)
+        known = versions()
+        if current == known[-1]:
             return
-        if current and current not in {script.revision for script in versions.walk_revisions()}:
+        if current and current not in known:
             raise LedgerError(
                 f"a newer Dropflow has brought the ledger to version {current}, which this one does not "
                 "know: upgrade this one, or give it a ledger of its own"
             )
         with self.write() as db:
-            if not self.is_sqlite:
-                db.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            config.attributes["connection"] = db
-            command.upgrade(config, "head")
+            self.upgrade(db)
+
+
+def versions() -> list[str]:
+    """All that this Dropflow knows, today's last."""
+    from alembic.script import ScriptDirectory
+
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
+
+
+def version_of(db: sa.Connection) -> str | None:
+    """What the tables were brought to; None: there are none."""
+    from alembic.runtime.migration import MigrationContext
+
+    return MigrationContext.configure(db).get_current_revision()
+
+
+def _config() -> Any:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
 
 
 def now() -> datetime:
