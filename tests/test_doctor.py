@@ -184,4 +184,5 @@ def test_the_command_tells_what_to_do_and_fails(tmp_path: Any) -> None:
     done = run("doctor", cwd=tmp_path)
     assert done.returncode == 1
     assert "DROPFLOW_S3_ENDPOINT" in done.stdout
+    assert "docs/runbooks.md#store" in done.stdout
     assert "2 of 5 checks failed" in done.stdout
