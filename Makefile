@@ -1,4 +1,4 @@
-.PHONY: setup demo test chaos bench check lock sbom audit
+.PHONY: setup demo test chaos faults bench check lock sbom audit
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -20,6 +20,10 @@ test: setup  ## all tests
 SEED ?= 1
 chaos: setup  ## drop 2,000 files while every process is killed again and again, then look for what is missing
 	$(BIN)/python tests/chaos.py --seed $(SEED)
+
+ONLY ?=
+faults: setup  ## bring about one fault after another and look for what is missing (needs root); ONLY=NAME: one
+	$(BIN)/python tests/faults.py $(if $(ONLY),--only $(ONLY))
 
 bench: setup  ## latency, bursts, large files, each against a baseline: three quarters of an hour on a quiet machine
 	$(BIN)/python benchmarks/latency.py

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import uuid4
 
+from dropflow.clock import utc_now
 from dropflow.datasets import Datasets
 from dropflow.declarations import load_datasets
 from dropflow.errors import (
@@ -229,7 +230,7 @@ def _ledger(settings: Settings) -> Generator[Finding, None, Ledger | None]:
     if sweep is None:
         yield Finding("ledger", "warning", "no sweep has ended yet", "wait for it: `dropflow status --watch`")
         return ledger
-    ago = datetime.now(UTC) - sweep.started
+    ago = utc_now() - sweep.started
     found = f"{sweep.unaccounted:,} unaccounted, last sweep {age(ago)} ago"
     if sweep.unaccounted:
         to_do = "`dropflow audit` names them; the next sweep takes them up"
@@ -318,9 +319,7 @@ def _channels(settings: Settings, prefect: PrefectApi | None, ledger: Ledger) ->
         elif channel.given_up:
             yield Finding(name, "warning", f"{channel.given_up:,} messages were given up", to_do)
         else:
-            told = (
-                f"told {age(datetime.now(UTC) - channel.sent)} ago" if channel.sent else "nothing to tell yet"
-            )
+            told = f"told {age(utc_now() - channel.sent)} ago" if channel.sent else "nothing to tell yet"
             yield Finding(name, "ok", told)
 
 

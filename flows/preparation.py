@@ -14,11 +14,11 @@ import pandas as pd
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset, canary_prefix
 from dropflow.errors import (
+    AccessError,
     DropflowError,
     ObjectMissingError,
     RejectedError,
     TransientError,
-    UntrustedError,
 )
 from dropflow.objects import ObjectRef, printable
 from dropflow.receipts import Receipt, commit_receipt, standing_receipt
@@ -88,7 +88,7 @@ class Preparation:
         result: Result
         try:
             result, message, rows = self._prepare(key)
-        except (TransientError, UntrustedError) as error:
+        except (TransientError, AccessError) as error:
             result, message = "interrupted", f"{error}; it is tried again"
         except ObjectMissingError as error:
             result, message = "missing", self._gone(key, str(error))

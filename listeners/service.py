@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ PAUSE = 0.2
 """Seconds between two rounds of the same work: in a flood each round does more, and costs as much."""
 THREADS = 16
 HEARTBEAT = 5.0
+LEDGER_SILENT = 3 * HEARTBEAT
+"""Seconds without a heartbeat in the ledger after which a listener is not ready."""
 LONGEST_WAIT = 30.0
 LONGEST_STOP = 9.0
 """Seconds from SIGTERM to the end; whatever hangs by then is cut off, which loses nothing."""
@@ -119,6 +122,7 @@ class Listener:
         self._expectations = Expectations(self._ledger, self._datasets, self._store, self._prefect)
         self._sweep_asked = asyncio.Event()
         self._swept = False
+        self._beaten = time.monotonic()
         self._server: _Server | None = None
 
     async def run(self) -> None:
@@ -173,6 +177,7 @@ class Listener:
                 raise LedgerError("the ledger was deleted or replaced: starting anew, the sweep rebuilds it")
             try:
                 await asyncio.to_thread(self._ledger.watch.beat, self._id, self._name)
+                self._beaten = time.monotonic()
                 if not prepared:
                     # Datasets may have changed while we were not there.
                     await asyncio.to_thread(self._ledger.rematch)
@@ -268,6 +273,9 @@ class Listener:
         await self._server.serve()
 
     def _why_not_ready(self) -> str:
+        silent = time.monotonic() - self._beaten
+        if silent > LEDGER_SILENT:
+            return f"the ledger has taken no heartbeat for {silent:.0f} s"
         return "" if self._swept else "the first sweep has not ended yet"
 
     def _wake(self) -> None:

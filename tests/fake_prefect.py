@@ -42,7 +42,11 @@ def fake_prefect() -> Iterator[FakePrefect]:
     async def deployments(_: Request) -> Response:
         return JSONResponse([])
 
+    async def version(_: Request) -> Response:
+        return JSONResponse("3.8.8")
+
     routes = [
+        Route("/api/admin/version", version),
         Route("/api/events", events, methods=["POST"]),
         Route("/api/flow_runs/filter", runs, methods=["POST"]),
         Route("/api/deployments/filter", deployments, methods=["POST"]),
