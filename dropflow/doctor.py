@@ -35,7 +35,7 @@ TRIES = 3
 """MinIO's queue is emptied every 3 s: a sweep can come before a notification that is on its way."""
 SKEW_WARNED, SKEW_FAILED = 5.0, 60.0
 """Seconds between two clocks. S3 refuses signatures that are 15 minutes off."""
-LOW_DISK = 1 * 2**30
+LOW_DISK, FULL_DISK = 2**30, 2**26
 SWEPT_WITHIN = timedelta(minutes=10)
 
 
@@ -227,6 +227,8 @@ def _ledger(settings: Settings) -> Generator[Finding, None, Ledger | None]:
     except DropflowError as error:
         yield Finding("ledger", "failed", str(error), "check DROPFLOW_LEDGER_URL, or the file's permissions")
         return None
+    if not ledger.database.is_sqlite:
+        yield _clock("ledger's clock", datetime.now(UTC), utc_now())
     if sweep is None:
         yield Finding("ledger", "warning", "no sweep has ended yet", "wait for it: `dropflow status --watch`")
         return ledger
@@ -331,4 +333,6 @@ def _disk(settings: Settings) -> Finding:
     if not os.access(folder, os.W_OK):
         return Finding("disk", "failed", f"{folder} cannot be written to", "set DROPFLOW_DATA_DIR")
     found = f"{free / 2**30:,.1f} GiB free at {folder}"
-    return Finding("disk", "warning", found, "make room") if free < LOW_DISK else Finding("disk", "ok", found)
+    if free > LOW_DISK:
+        return Finding("disk", "ok", found)
+    return Finding("disk", "failed" if free < FULL_DISK else "warning", found, "make room")

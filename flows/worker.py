@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Collection
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from tempfile import TemporaryDirectory
@@ -257,24 +258,31 @@ def worker_name(pid: int) -> str:
 
 async def _mark_crashed_runs_for_ever(work_pool: str, own_name: str) -> None:
     """Again and again: the processes of a killed worker's runs may outlive it, and Prefect not answer."""
+    ended: set[UUID] = set()
     while True:
         try:
-            if marked := await mark_crashed_runs(work_pool, own_name):
-                log.warning("%d runs of a killed worker were marked as crashed", marked)
+            marked, ended = await mark_crashed_runs(work_pool, own_name, ended)
+            if marked:
+                log.warning("%d runs that have ended without a word were marked as crashed", marked)
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-            log.warning("runs of a killed worker could not be looked for: %r", error)
+            log.warning("runs that have ended without a word could not be looked for: %r", error)
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def mark_crashed_runs(work_pool: str, own_name: str) -> int:
-    """Runs that a killed worker of this machine has left at work will never end: mark them as crashed.
+async def mark_crashed_runs(
+    work_pool: str, own_name: str, ended: Collection[UUID] = ()
+) -> tuple[int, set[UUID]]:
+    """Runs at work whose worker was killed on this machine, and our own `ended`: mark them as crashed.
 
-    Returns how many. A run whose own process is still there goes on by itself.
+    Returns how many, and our own runs that are at work by Prefect although their process has ended: its last
+    words were lost, or are on their way until the next look. A run whose process is there goes on by itself.
     """
     at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=AT_WORK)))
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool]))
-    state: State[Any] = Crashed(message="The worker was killed. What has no receipt is delivered again.")
-    abandoned: list[UUID] = []
+    killed: State[Any] = Crashed(message="The worker was killed. What has no receipt is delivered again.")
+    mute: State[Any] = Crashed(message="Its end could not be told. What has no receipt is delivered again.")
+    abandoned: dict[UUID, State[Any]] = {}
+    own: set[UUID] = set()
     async with get_client() as client:
         for offset in itertools.count(step=PAGE):
             runs = await client.read_flow_runs(
@@ -283,12 +291,15 @@ async def mark_crashed_runs(work_pool: str, own_name: str) -> int:
             for run in runs:
                 name = str((run.labels or {}).get("prefect.worker.name", ""))
                 if name != own_name and is_abandoned(name, run.infrastructure_pid):
-                    abandoned.append(run.id)
+                    abandoned[run.id] = killed
+                elif name == own_name and run.infrastructure_pid and not _lives(run.infrastructure_pid):
+                    own.add(run.id)
             if len(runs) < PAGE:
                 break
-        for run_id in abandoned:
+        abandoned |= dict.fromkeys(own.intersection(ended), mute)
+        for run_id, state in abandoned.items():
             await client.set_flow_run_state(run_id, state, force=True)
-    return len(abandoned)
+    return len(abandoned), own
 
 
 def is_abandoned(worker: str, run_pid: str | None) -> bool:

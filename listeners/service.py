@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -51,6 +51,8 @@ LEDGER_SILENT = 3 * HEARTBEAT
 LONGEST_WAIT = 30.0
 LONGEST_STOP = 9.0
 """Seconds from SIGTERM to the end; whatever hangs by then is cut off, which loses nothing."""
+CLOCK_OFF = 60.0
+"""Seconds that are told of."""
 SWEEP_SHARE = 5
 """A sweep may take one part in so many of the time."""
 
@@ -122,6 +124,7 @@ class Listener:
         self._expectations = Expectations(self._ledger, self._datasets, self._store, self._prefect)
         self._sweep_asked = asyncio.Event()
         self._swept = False
+        self._clock_told = False
         self._beaten = time.monotonic()
         self._server: _Server | None = None
 
@@ -231,6 +234,7 @@ class Listener:
             try:
                 report = await asyncio.to_thread(self._sweep.once)
                 await asyncio.to_thread(self._dispatcher.release_marked)
+                await asyncio.to_thread(self._check_clock)
             except StoppedError:
                 return await asyncio.Event().wait()  # type: ignore[return-value] # until we are cancelled
             except DropflowError as error:
@@ -240,6 +244,13 @@ class Listener:
                 if report:
                     wait = max(wait, (SWEEP_SHARE - 1) * report.seconds)
             await _set_or_after(self._sweep_asked, wait)
+
+    def _check_clock(self) -> None:
+        """Say once that the store's clock and ours differ: it dates files, we expect and look after them."""
+        off = (self._store.clock(self._datasets.raw_buckets[0]) - datetime.now(UTC)).total_seconds()
+        if abs(off) > CLOCK_OFF and not self._clock_told:
+            log.warning("this machine's clock is %.0f s off the store's: set both by NTP", abs(off))
+        self._clock_told = abs(off) > CLOCK_OFF
 
     def _stream(self, bucket: str, prefix: str = "") -> Any:
         name = f"stream {bucket}" + (f"/{prefix}" if prefix else "")

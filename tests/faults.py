@@ -24,24 +24,29 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import composing
 import httpx
 import psycopg
-from composing import HEALTHY_SECONDS, Composed
+from composing import Composed
+from fake_prefect import fake_prefect
 from links import Link, enter_namespace
 from rich.console import Console
 from rich.table import Table
 
 from dropflow import first_run
+from dropflow.audit import audit
 from dropflow.declarations import load_datasets
+from dropflow.ledger import Ledger
 from dropflow.logs import log_to_stderr
 from dropflow.receipts import PREFIX, Receipt
 from dropflow.samples import churn_csv
 from dropflow.settings import PROJECT, Settings
+from dropflow.status import Status, read_status
 from dropflow.storage import ObjectStore, connect
 
 FILES = 4
@@ -49,8 +54,9 @@ FILES = 4
 SETTLE_SECONDS = 120.0
 SERVERS = ("silo", "prefect", "postgres")
 """What links lead to."""
-LISTENERS, WORKERS = ("listener-1", "listener-2"), ("worker.1", "worker.2")
+LISTENERS, WORKERS = ("listener-1", "listener-2"), ("worker.1",)
 TELLERS = (*LISTENERS, *WORKERS)
+KEY_PARTS = ("ACCESS", "SECRET")
 MAIL = "mailto://mail:1025?from=dropflow@example.com&to=you@example.com&format=text"
 log = logging.getLogger("faults")
 out = Console(highlight=False, soft_wrap=True, width=200)
@@ -69,7 +75,7 @@ class Faulty(Composed):
         found = super().environment(name) | self.changed.get(name, {})
         if name not in (*TELLERS, "prefect"):
             return found
-        for what in ("ACCESS", "SECRET") if name in TELLERS else ():
+        for what in KEY_PARTS if name in TELLERS else ():
             file = self.folder / f"{name.partition('.')[0].partition('-')[0]}-{what}"
             if not file.exists():
                 file.write_text(found[f"DROPFLOW_S3_{what}_KEY"])
@@ -115,6 +121,24 @@ class Faulty(Composed):
             for one in links:
                 one.mend()
 
+    def ledger(self) -> Ledger:
+        """The first listener's, as it is set now."""
+        variables = self.environment(LISTENERS[0])
+        folder = variables["DROPFLOW_DATA_DIR"]
+        return Ledger(variables["DROPFLOW_LEDGER_URL"] or f"sqlite:///{folder}/ledger.sqlite")
+
+    def doctor(self, where: str) -> list[str]:
+        """What `dropflow doctor` finds that is not well, with what to do."""
+        done = self.run(where, ["dropflow", "doctor", "--json"])
+        findings = json.loads(done.stdout)
+        bad = [one for one in findings if one["state"] in ("failed", "warning")]
+        return [f"{one['name']}: {one['found']} ({one['to_do']})" for one in bad]
+
+    def audit(self) -> str:
+        """What `dropflow audit` says, unless all is well."""
+        done = self.run(LISTENERS[0], ["dropflow", "audit", "--json"])
+        return done.stdout + done.stderr if done.returncode else ""
+
     def renew_key(self, who: str) -> None:
         """A new key for the user `who`, in the files that its services read."""
         iam = self.client("iam", *self.root)
@@ -130,7 +154,7 @@ class Faulty(Composed):
             process = self.supervisor.processes[name]
             process.environment = self.environment(name)
             process.start()
-            process.wait_ready(HEALTHY_SECONDS)
+            process.wait_ready(composing.HEALTHY_SECONDS)
 
     @contextmanager
     def with_variables(self, names: tuple[str, ...], variables: dict[str, str]) -> Iterator[None]:
@@ -163,7 +187,51 @@ class Faulty(Composed):
             yield
         finally:
             process.start()
-            process.wait_ready(HEALTHY_SECONDS)
+            process.wait_ready(composing.HEALTHY_SECONDS)
+
+
+NOT_STARTED = ("migrate", "prefect", "apply", "worker", "mail")
+
+
+class Light(Faulty):
+    """Store, database and listeners as declared; Prefect's part and the worker's are done in this process."""
+
+    def _start(self, name: str) -> None:
+        if name not in NOT_STARTED:
+            super()._start(name)
+
+    def wait_healthy(self, name: str) -> None:
+        if name not in NOT_STARTED:
+            super().wait_healthy(name)
+
+    def doctor(self, where: str) -> list[str]:  # noqa: ARG002
+        """It asks a Prefect server for more than there is."""
+        return []
+
+    def audit(self) -> str:
+        """In this process, which has imported all it takes."""
+        ledger = self.ledger()
+        store = connect_as(self.root, self)
+        found = audit(store, load_datasets(PROJECT / "datasets"), ledger)
+        ledger.close()
+        return "" if found.clean else str(found)
+
+    def work(self, run_id: str, keys: list[str]) -> tuple[str, str]:
+        """What a run does, with the worker's address and key of the store."""
+        from flows.preparation import Preparation
+
+        variables = self.environment(WORKERS[0])
+        settings = {
+            "s3_endpoint": variables["DROPFLOW_S3_ENDPOINT"],
+            **{f"s3_{what.lower()}_key": (self.folder / f"worker-{what}").read_text() for what in KEY_PARTS},
+        }
+        store = connect(Settings.model_validate(settings))
+        preparation = Preparation(store, load_datasets(PROJECT / "datasets")["churn"], run_id)
+        done = [preparation.prepare(key) for key in keys]
+        for result, state in (("interrupted", "Interrupted"), ("failed", "Failed"), ("missing", "Failed")):
+            if told := [one.message for one in done if one.result == result]:
+                return state, "\n".join(told)
+        return "Completed", ""
 
 
 @dataclass
@@ -246,16 +314,23 @@ def database_password(stack: Faulty) -> Iterator[None]:
 
 def clock(seconds: int) -> Fault:
     """A listener's and a worker's clock; the others' and the servers' are right."""
-    library = find_libfaketime()
-    variables = {"LD_PRELOAD": library, "FAKETIME": f"{seconds:+d}", "DONT_FAKE_MONOTONIC": "1"}
-    return lambda stack: stack.with_variables((LISTENERS[0], WORKERS[0]), variables)
+
+    def fault(stack: Faulty) -> AbstractContextManager[None]:
+        names = [name for name in (LISTENERS[0], WORKERS[0]) if name in stack.supervisor.processes]
+        variables = {"LD_PRELOAD": libfaketime(), "FAKETIME": f"{seconds:+d}", "DONT_FAKE_MONOTONIC": "1"}
+        return stack.with_variables(tuple(names), variables)
+
+    return fault
 
 
-def find_libfaketime() -> str:
-    """The library of the package libfaketime, from PyPI or the system's."""
+def libfaketime() -> str:
+    """The library's path: from the package index (pip install libfaketime), or the system's own."""
     spec = importlib.util.find_spec("libfaketime")
     beside = Path(spec.origin).parent if spec and spec.origin else Path("/usr/lib")
-    return str(next(beside.rglob("libfaketime.so.1"), ""))
+    found = next(beside.rglob("libfaketime.so.1"), None)
+    if found is None:
+        raise FileNotFoundError("libfaketime.so.1: pip install libfaketime, or apt install libfaketime")
+    return str(found)
 
 
 @contextmanager
@@ -314,14 +389,17 @@ DRILLS = {
 }
 
 
+def connect_as(keys: tuple[str, str], stack: Faulty) -> ObjectStore:
+    endpoint = stack._localized("silo", stack.variables["STORE_URL"])
+    named = zip(("s3_access_key", "s3_secret_key"), keys, strict=True)
+    return connect(Settings.model_validate({"s3_endpoint": endpoint, **dict(named)}))
+
+
 class Drops:
     """Files by key, put by whoever owns the store."""
 
     def __init__(self, stack: Faulty) -> None:
-        access, secret = stack.root
-        endpoint = stack._localized("silo", stack.variables["STORE_URL"])
-        settings = {"s3_endpoint": endpoint, "s3_access_key": access, "s3_secret_key": secret}
-        self.store: ObjectStore = connect(Settings.model_validate(settings))
+        self.store = connect_as(stack.root, stack)
         self.dataset = load_datasets(PROJECT / "datasets")["churn"]
         self.etags: dict[str, str] = {}
 
@@ -357,7 +435,8 @@ class Logs:
     """What the services say from now on."""
 
     def __init__(self, stack: Faulty) -> None:
-        self._files = {name: stack.folder / "logs" / f"{name}.log" for name in (*TELLERS, "mail")}
+        files = {name: stack.folder / "logs" / f"{name}.log" for name in (*TELLERS, "mail")}
+        self._files = {name: path for name, path in files.items() if path.exists()}
         self._since = {name: path.stat().st_size for name, path in self._files.items()}
 
     def lines(self, name: str) -> list[str]:
@@ -367,7 +446,7 @@ class Logs:
 
     def warnings(self) -> Iterator[str]:
         """Each kind of line once, and how often."""
-        for name in TELLERS:
+        for name in self._files.keys() - {"mail"}:
             kinds: dict[str, list[str]] = defaultdict(list)
             for line in self.lines(name):
                 if re.search(r"\b(WARNING|ERROR|CRITICAL|Error)\b", line):
@@ -377,7 +456,7 @@ class Logs:
                 yield f"{name}: {texts[0][:400]}" + (f"  ({len(texts)} times)" if texts[1:] else "")
 
     def subjects(self) -> Iterator[str]:
-        for line in self.lines("mail"):
+        for line in self.lines("mail") if "mail" in self._files else ():
             if line.startswith(("Subject: ", "b'Subject: ")):
                 yield line
 
@@ -389,15 +468,11 @@ def asked_meanwhile(stack: Faulty, drill: Drill, seen: Seen) -> Iterator[None]:
 
     def doctor() -> None:
         began = time.monotonic()
-        done = stack.run(drill.doctor, ["dropflow", "doctor", "--json"])
-        seen.doctor_seconds = time.monotonic() - began
         try:
-            findings = json.loads(done.stdout)
-        except ValueError:
-            seen.problems.append(f"doctor: {done.stdout[-500:]}{done.stderr[-1500:]}")
-            return
-        bad = [one for one in findings if one["state"] in ("failed", "warning")]
-        seen.doctor = [f"{one['name']}: {one['found']} ({one['to_do']})" for one in bad]
+            seen.doctor = stack.doctor(drill.doctor)
+        except (ValueError, subprocess.TimeoutExpired) as error:
+            seen.problems.append(f"doctor: {error!r}")
+        seen.doctor_seconds = time.monotonic() - began
 
     def ready() -> None:
         while not over.wait(1):
@@ -424,10 +499,12 @@ def why_not_ready(stack: Faulty, name: str) -> str:
     return "" if answer.is_success else answer.text.strip()
 
 
-def status(stack: Faulty) -> dict[str, Any]:
-    done = stack.run("listener-1", ["dropflow", "status", "--json"])
-    found: dict[str, Any] = json.loads(done.stdout) if done.returncode in (0, 1) and done.stdout else {}
-    return found
+def status(stack: Faulty) -> Status:
+    ledger = stack.ledger()
+    try:
+        return read_status(ledger)
+    finally:
+        ledger.close()
 
 
 def settled(drops: Drops, name: str, seconds: float) -> tuple[float, int]:
@@ -441,7 +518,7 @@ def settled(drops: Drops, name: str, seconds: float) -> tuple[float, int]:
     return time.monotonic() - began, 0
 
 
-def run(stack: Faulty, drops: Drops, name: str, drill: Drill, seen: Seen) -> None:
+def run(stack: Faulty, drops: Drops, name: str, drill: Drill, seen: Seen, patience: float) -> None:
     out.rule(f"{name}: {drill.what}")
     before, logs = status(stack), Logs(stack)
     drops.drop(f"{name}-before")
@@ -455,31 +532,30 @@ def run(stack: Faulty, drops: Drops, name: str, drill: Drill, seen: Seen) -> Non
             seen.during = time.monotonic() - began
         out.print(f"healed after {seen.during:.0f} s, {len(during)} of {2 * FILES} files have a receipt")
         drops.drop(f"{name}-after")
-        seen.healing, missing = settled(drops, name, SETTLE_SECONDS)
+        seen.healing, missing = settled(drops, name, patience * SETTLE_SECONDS)
     if missing:
-        seen.problems.append(f"{missing} files have no receipt {SETTLE_SECONDS:.0f} s after the fault")
-    prove(stack, drops, name, seen)
+        seen.problems.append(f"{missing} files have no receipt {seen.healing:.0f} s after the fault")
+    prove(stack, drops, name, seen, 40 * patience)
     after = status(stack)
-    seen.events = after["events_posted"] - before["events_posted"]
-    seen.redelivered = after["events_redelivered"] - before["events_redelivered"]
+    seen.events, seen.redelivered = after.events - before.events, after.redelivered - before.redelivered
     seen.warnings, seen.messages = list(logs.warnings()), list(logs.subjects())
     said = "\n".join([*seen.warnings, *seen.doctor, *seen.not_ready, *seen.messages])
     seen.problems += [f"nobody said {told!r}" for told in drill.told if not re.search(told, said)]
     show(seen)
 
 
-def prove(stack: Faulty, drops: Drops, name: str, seen: Seen) -> None:
+def prove(stack: Faulty, drops: Drops, name: str, seen: Seen, seconds: float) -> None:
     """Nothing lost, nothing twice: by the buckets, and by `dropflow audit`."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        done = stack.run("listener-1", ["dropflow", "audit", "--json"])
-        found = status(stack)
-        fates = {fate: found.get(fate) for fate in ("pending", "dispatched", "failed", "rejected", "ignored")}
-        if done.returncode == 0 and not any(fates.values()):
+        fates = {fate: number for fate, number in status(stack).sums.items() if number}
+        if fates.keys() <= {"seen", "processed"}:
             break
         time.sleep(1)
     else:
-        seen.problems.append(f"audit: {done.stdout[-600:]}{done.stderr[-300:]}; {fates}")
+        seen.problems.append(f"not all are processed: {fates}")
+    if wrong := stack.audit():
+        seen.problems.append(f"audit: {wrong}")
     seen.problems += drops.problems(name)
 
 
@@ -509,12 +585,12 @@ def table(shown: dict[str, Seen]) -> Table:
 
 
 @contextmanager
-def running() -> Iterator[Faulty]:
-    """Everything up, with two workers and a mailbox."""
+def running(kind: type[Faulty]) -> Iterator[Faulty]:
+    """Everything up, with a mailbox."""
     folder = Path(tempfile.mkdtemp(prefix="dropflow-faults-"))
     variables = first_run.new_secrets()
     variables |= {"DROPFLOW_SWEEP_SECONDS": "10", "DROPFLOW_NOTIFY_URLS": MAIL}
-    stack = Faulty(folder, variables, {*first_run.PROFILES, "mail"}, {"worker": len(WORKERS)})
+    stack = kind(folder, variables, {*first_run.PROFILES, "mail"}, {"worker": len(WORKERS)})
     try:
         stack.up()
         for name in LISTENERS:
@@ -528,19 +604,30 @@ def running() -> Iterator[Faulty]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", choices=DRILLS, action="append", help="this drill; may be given again")
+    parser.add_argument(
+        "--patience", type=float, default=1, help="times as long as usual is waited for things"
+    )
+    parser.add_argument(
+        "--light", action="store_true", help="without Prefect and worker: the listeners' drills"
+    )
     options = parser.parse_args()
     enter_namespace()
+    composing.HEALTHY_SECONDS *= options.patience
+    composing.RUN_SECONDS *= options.patience
     log_to_stderr()
     shown: dict[str, Seen] = {}
-    with running() as stack:
+    with running(Light if options.light else Faulty) as stack, ExitStack() as more:
+        if isinstance(stack, Light):
+            prefect = more.enter_context(fake_prefect("0.0.0.0", 4200))  # noqa: S104 - in a network of our own
+            prefect.work = stack.work
         drops = Drops(stack)
         drops.drop("first")
-        out.print(f"the first files took {settled(drops, 'first', 100)[0]:.0f} s")
+        out.print(f"the first files took {settled(drops, 'first', 100 * options.patience)[0]:.0f} s")
         for name in options.only or DRILLS:
             shown[name] = Seen()
             try:
                 with DRILLS[name].setting(stack):
-                    run(stack, drops, name, DRILLS[name], shown[name])
+                    run(stack, drops, name, DRILLS[name], shown[name], options.patience)
             except Exception as error:
                 log.exception("%s", name)
                 shown[name].problems.append(repr(error))
