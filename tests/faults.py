@@ -190,11 +190,16 @@ class Faulty(Composed):
             process.wait_ready(composing.HEALTHY_SECONDS)
 
 
-NOT_STARTED = ("migrate", "prefect", "apply", "worker", "mail")
+NOT_STARTED = ("migrate", "prefect", "apply", "worker")
 
 
 class Light(Faulty):
     """Store, database and listeners as declared; Prefect's part and the worker's are done in this process."""
+
+    def environment(self, name: str) -> dict[str, str]:
+        # Else they ask Prefect for its notification block.
+        told = {"DROPFLOW_NOTIFY_URLS": self._localized(name, MAIL)} if name in LISTENERS else {}
+        return super().environment(name) | told
 
     def _start(self, name: str) -> None:
         if name not in NOT_STARTED:
@@ -358,33 +363,73 @@ def partition(clients: tuple[str, ...], server: str) -> Fault:
     return lambda stack: stack.cut(clients, server)
 
 
+_NO_HEARTBEAT = r"listener-1: the ledger has taken no heartbeat"
+_REFUSED = "answered 403 .*check DROPFLOW_S3_ACCESS_KEY"
 DRILLS = {
-    "database-restart": Drill("PostgreSQL is stopped and started", database_restart, ("the ledger: ",), 15),
-    "redis-lost": Drill("Redis is killed and its data deleted", redis_lost, ("",), 15),
-    "worker-key": Drill("the workers' store key expires", store_key("worker"), ("",), 60, "worker.1"),
-    "listener-key": Drill("the listeners' store key expires", store_key("listener"), ("",), 60),
-    "server-password": Drill("the Prefect server's password is changed", server_password, ("",), 20),
-    "database-password": Drill("the ledger's password is changed", database_password, ("",), 20),
-    "disk-full": Drill(
-        "the disk of a listener with SQLite is full", disk_full, ("",), 20, setting=sqlite_on_a_small_disk
+    "database-restart": Drill("PostgreSQL is stopped and started", database_restart, ("the ledger: ",), 20),
+    "redis-lost": Drill("Redis is killed and its data deleted", redis_lost, (), 15),
+    "worker-key": Drill(
+        "the workers' store key expires",
+        store_key("worker"),
+        (f"interrupted in run .*{_REFUSED}",),
+        60,
+        "worker.1",
     ),
-    "clock-ahead": Drill("a listener's and a worker's clock are 10 minutes ahead", clock(600), ("",), 40),
-    "clock-behind": Drill("a listener's and a worker's clock are 10 minutes behind", clock(-600), ("",), 40),
+    "listener-key": Drill(
+        "the listeners' store key expires", store_key("listener"), (f"sweep: .*{_REFUSED}",), 60
+    ),
+    "server-password": Drill(
+        "the Prefect server's password is changed", server_password, ("set DROPFLOW_PREFECT_AUTH",), 20
+    ),
+    "database-password": Drill(
+        "the ledger's password is changed",
+        database_password,
+        ("authentication failed.*check DROPFLOW_LEDGER_URL", _NO_HEARTBEAT),
+        20,
+    ),
+    "disk-full": Drill(
+        "the disk of a listener with SQLite is full",
+        disk_full,
+        ("disk is full", _NO_HEARTBEAT),
+        20,
+        setting=sqlite_on_a_small_disk,
+    ),
+    "clock-ahead": Drill(
+        "a listener's and a worker's clock are 10 minutes ahead",
+        clock(600),
+        (r"clock is [56]\d\d s off",),
+        40,
+    ),
+    "clock-behind": Drill(
+        "a listener's and a worker's clock are 10 minutes behind",
+        clock(-600),
+        (r"clock is [56]\d\d s off",),
+        40,
+    ),
     "worker-server": Drill(
-        "workers are cut off from the Prefect server", partition(WORKERS, "prefect"), ("",), doctor="worker.1"
+        "workers are cut off from the Prefect server", partition(WORKERS, "prefect"), (), doctor="worker.1"
     ),
     "worker-store": Drill(
-        "workers are cut off from the store", partition(WORKERS, "silo"), ("",), doctor="worker.1"
+        "workers are cut off from the store",
+        partition(WORKERS, "silo"),
+        ("interrupted in run .*ConnectTimeout",),
+        doctor="worker.1",
     ),
     "listener-database": Drill(
-        "a listener is cut off from the database", partition(LISTENERS[:1], "postgres"), ("",)
+        "a listener is cut off from PostgreSQL",
+        partition(LISTENERS[:1], "postgres"),
+        ("the ledger: .*timeout", _NO_HEARTBEAT),
     ),
-    "listener-store": Drill("listeners are cut off from the store", partition(LISTENERS, "silo"), ("",)),
+    "listener-store": Drill(
+        "listeners are cut off from the store", partition(LISTENERS, "silo"), ("ConnectTimeout",)
+    ),
     "listener-server": Drill(
-        "listeners are cut off from the Prefect server", partition(LISTENERS, "prefect"), ("",)
+        "listeners are cut off from the Prefect server",
+        partition(LISTENERS, "prefect"),
+        ("Prefect API .*Timeout",),
     ),
     "server-database": Drill(
-        "the Prefect server is cut off from its database", partition(("prefect",), "postgres"), ("",)
+        "the Prefect server is cut off from its database", partition(("prefect",), "postgres"), ()
     ),
 }
 
@@ -393,6 +438,10 @@ def connect_as(keys: tuple[str, str], stack: Faulty) -> ObjectStore:
     endpoint = stack._localized("silo", stack.variables["STORE_URL"])
     named = zip(("s3_access_key", "s3_secret_key"), keys, strict=True)
     return connect(Settings.model_validate({"s3_endpoint": endpoint, **dict(named)}))
+
+
+WITH_PREFECT = {"redis-lost", "server-password", "worker-server", "server-database"}
+"""Of no use without."""
 
 
 class Drops:
@@ -623,7 +672,7 @@ def main() -> int:
         drops = Drops(stack)
         drops.drop("first")
         out.print(f"the first files took {settled(drops, 'first', 100 * options.patience)[0]:.0f} s")
-        for name in options.only or DRILLS:
+        for name in options.only or [name for name in DRILLS if not (options.light and name in WITH_PREFECT)]:
             shown[name] = Seen()
             try:
                 with DRILLS[name].setting(stack):

@@ -139,7 +139,9 @@ def _errors() -> Iterator[None]:
         raise TransientError("the ledger: all connections are in use") from error
     except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
         # Not the statement: it holds keys, which are not ours to print.
-        raise TransientError(f"the ledger: {' '.join(str(error.orig).split())}") from error
+        text = " ".join(str(error.orig).split())
+        to_do = ": check DROPFLOW_LEDGER_URL" if "authentication failed" in text else ""
+        raise TransientError(f"the ledger: {text}{to_do}") from error
     except (sa.exc.StatementError, OverflowError, UnicodeError) as error:
         if "malformed" in str(error) or "not a database" in str(error):
             raise LedgerError(
