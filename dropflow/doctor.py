@@ -104,18 +104,20 @@ def _store(settings: Settings, datasets: Datasets | None) -> Generator[Finding, 
         to_do = "check DROPFLOW_S3_ENDPOINT, DROPFLOW_S3_ACCESS_KEY and DROPFLOW_S3_SECRET_KEY"
         yield Finding("store", "failed", str(error), to_do)
         return None
-    taken = (datetime.now(UTC) - began).total_seconds()
+    ended = datetime.now(UTC)
+    taken = (ended - began).total_seconds()
     yield Finding(
         "store", "ok", f"{settings.s3_endpoint} answers in {1000 * taken / max(len(clocks), 1):.0f} ms"
     )
     if clocks:
-        yield _clock("store's clock", began, clocks[0])
+        yield _clock("store's clock", began, clocks[0], ended)
     return store
 
 
-def _clock(name: str, ours: datetime, theirs: datetime) -> Finding:
+def _clock(name: str, began: datetime, theirs: datetime, ended: datetime) -> Finding:
+    """An answer that took long, or was tried again, says when it was given, no earlier and no later."""
     # A Date header has whole seconds.
-    off = max(0.0, abs((theirs - ours).total_seconds()) - 1)
+    off = max(0.0, (began - theirs).total_seconds() - 1, (theirs - ended).total_seconds() - 1)
     if off <= SKEW_WARNED:
         return Finding(name, "ok", "agrees with this machine's")
     state: State = "failed" if off > SKEW_FAILED else "warning"
@@ -182,7 +184,7 @@ def _prefect(settings: Settings) -> Generator[Finding, None, PrefectApi | None]:
     else:
         to_do = f"install prefect=={TESTED_PREFECT} there: others may differ in what they promise"
         yield Finding("Prefect", "warning", f"{settings.prefect_api} is version {version}", to_do)
-    yield _clock("Prefect's clock", began, theirs)
+    yield _clock("Prefect's clock", began, theirs, datetime.now(UTC))
     return prefect
 
 
@@ -228,7 +230,8 @@ def _ledger(settings: Settings) -> Generator[Finding, None, Ledger | None]:
         yield Finding("ledger", "failed", str(error), "check DROPFLOW_LEDGER_URL, or the file's permissions")
         return None
     if not ledger.database.is_sqlite:
-        yield _clock("ledger's clock", datetime.now(UTC), utc_now())
+        now = datetime.now(UTC)
+        yield _clock("ledger's clock", now, utc_now(), now)
     if sweep is None:
         yield Finding("ledger", "warning", "no sweep has ended yet", "wait for it: `dropflow status --watch`")
         return ledger

@@ -27,6 +27,8 @@ from dropflow.embedded.database import embedded_database
 from dropflow.embedded.processes import LOOPBACK, Supervisor, free_port
 from dropflow.errors import LedgerError, TransientError
 from dropflow.ledger import Fate, Ledger, Settlement
+from dropflow.ledger import database as ledger_database
+from dropflow.ledger.database import Database
 from dropflow.ledger.tables import metadata
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.settings import Settings
@@ -60,6 +62,24 @@ def shared(postgres: str) -> Iterator[Ledger]:
             db.execute(sa.delete(table))
     yield ledger
     ledger.close()
+
+
+def test_whoever_begins_and_falls_silent_loses_its_locks(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listener that is cut off in the middle must not keep the others from delivering."""
+    monkeypatch.setattr(ledger_database, "IDLE_SECONDS", 1)
+    silent, other = Database(postgres), Database(postgres)
+    lock = sa.select(sa.func.pg_advisory_xact_lock(1))
+    with pytest.raises(TransientError, match="idle-in-transaction"), silent.write() as begun:
+        begun.execute(lock)
+        with other.write() as db:
+            db.execute(sa.text("SET LOCAL lock_timeout = '20s'"))
+            db.execute(lock)
+        begun.execute(lock)
+    for one in (silent, other):
+        assert abs(one.set_clock()) < timedelta(seconds=5)
+        one.close()
 
 
 class ListenerProcess:

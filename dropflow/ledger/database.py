@@ -137,7 +137,8 @@ def _errors() -> Iterator[None]:
         yield
     except sa.exc.TimeoutError as error:
         raise TransientError("the ledger: all connections are in use") from error
-    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
+        # The last is what PostgreSQL says when it has ended a transaction that took too long.
         # Not the statement: it holds keys, which are not ours to print.
         text = " ".join(str(error.orig).split())
         to_do = ": check DROPFLOW_LEDGER_URL" if "authentication failed" in text else ""
