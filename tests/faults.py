@@ -597,7 +597,8 @@ def prove(stack: Faulty, drops: Drops, name: str, seen: Seen, seconds: float) ->
     """Nothing lost, nothing twice: by the buckets, and by `dropflow audit`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        fates = {fate: number for fate, number in status(stack).sums.items() if number}
+        counts = status(stack).datasets.get(drops.dataset.name, {})
+        fates = {fate: number for fate, number in counts.items() if number}
         if fates.keys() <= {"seen", "processed"}:
             break
         time.sleep(1)

@@ -71,12 +71,17 @@ def test_whoever_begins_and_falls_silent_loses_its_locks(
     monkeypatch.setattr(ledger_database, "IDLE_SECONDS", 1)
     silent, other = Database(postgres), Database(postgres)
     lock = sa.select(sa.func.pg_advisory_xact_lock(1))
-    with pytest.raises(TransientError, match="idle-in-transaction"), silent.write() as begun:
-        begun.execute(lock)
-        with other.write() as db:
-            db.execute(sa.text("SET LOCAL lock_timeout = '20s'"))
-            db.execute(lock)
-        begun.execute(lock)
+
+    def falls_silent() -> None:
+        with silent.write() as begun:
+            begun.execute(lock)
+            with other.write() as db:
+                db.execute(sa.text("SET LOCAL lock_timeout = '20s'"))
+                db.execute(lock)
+            begun.execute(lock)
+
+    with pytest.raises(TransientError, match="idle-in-transaction"):
+        falls_silent()
     for one in (silent, other):
         assert abs(one.set_clock()) < timedelta(seconds=5)
         one.close()
