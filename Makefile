@@ -1,4 +1,4 @@
-.PHONY: setup demo test chaos image bench check lock sbom audit
+.PHONY: setup demo test chaos faults image bench check lock sbom audit
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -23,6 +23,10 @@ chaos: setup  ## drop 2,000 files while every process is killed again and again,
 
 image: setup  ## run the Dockerfile's steps without Docker, and what they make; as root, on Linux
 	$(BIN)/python tests/image.py
+
+ONLY ?=
+faults: setup  ## bring about one fault after another and look for what is missing (needs root); ONLY=NAME: one
+	$(BIN)/python tests/faults.py $(if $(ONLY),--only $(ONLY))
 
 bench: setup  ## latency, bursts, large files, each against a baseline: three quarters of an hour on a quiet machine
 	$(BIN)/python benchmarks/latency.py

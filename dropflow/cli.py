@@ -567,7 +567,9 @@ def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     says what to do.
     """
     from dropflow.doctor import examine
+    from dropflow.retry import hurry
 
+    hurry(2)
     settings = load_settings(data_dir)
     findings = []
     for one in examine(settings):

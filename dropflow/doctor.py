@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import uuid4
 
+from dropflow.clock import utc_now
 from dropflow.datasets import Datasets
 from dropflow.declarations import load_datasets
 from dropflow.errors import (
@@ -34,7 +35,7 @@ TRIES = 3
 """MinIO's queue is emptied every 3 s: a sweep can come before a notification that is on its way."""
 SKEW_WARNED, SKEW_FAILED = 5.0, 60.0
 """Seconds between two clocks. S3 refuses signatures that are 15 minutes off."""
-LOW_DISK = 1 * 2**30
+LOW_DISK, FULL_DISK = 2**30, 2**26
 SWEPT_WITHIN = timedelta(minutes=10)
 SECTIONS = {"store's clock": "clock", "Prefect's clock": "clock", "messages": "channel"}
 """Of docs/runbooks.md, for checks that are not named as theirs is."""
@@ -110,18 +111,20 @@ def _store(settings: Settings, datasets: Datasets | None) -> Generator[Finding, 
         to_do = "check DROPFLOW_S3_ENDPOINT, DROPFLOW_S3_ACCESS_KEY and DROPFLOW_S3_SECRET_KEY"
         yield Finding("store", "failed", str(error), to_do)
         return None
-    taken = (datetime.now(UTC) - began).total_seconds()
+    ended = datetime.now(UTC)
+    taken = (ended - began).total_seconds()
     yield Finding(
         "store", "ok", f"{settings.s3_endpoint} answers in {1000 * taken / max(len(clocks), 1):.0f} ms"
     )
     if clocks:
-        yield _clock("store's clock", began, clocks[0])
+        yield _clock("store's clock", began, clocks[0], ended)
     return store
 
 
-def _clock(name: str, ours: datetime, theirs: datetime) -> Finding:
+def _clock(name: str, began: datetime, theirs: datetime, ended: datetime) -> Finding:
+    """An answer that took long, or was tried again, says when it was given, no earlier and no later."""
     # A Date header has whole seconds.
-    off = max(0.0, abs((theirs - ours).total_seconds()) - 1)
+    off = max(0.0, (began - theirs).total_seconds() - 1, (theirs - ended).total_seconds() - 1)
     if off <= SKEW_WARNED:
         return Finding(name, "ok", "agrees with this machine's")
     state: State = "failed" if off > SKEW_FAILED else "warning"
@@ -188,7 +191,7 @@ def _prefect(settings: Settings) -> Generator[Finding, None, PrefectApi | None]:
     else:
         to_do = f"install prefect=={TESTED_PREFECT} there: others may differ in what they promise"
         yield Finding("Prefect", "warning", f"{settings.prefect_api} is version {version}", to_do)
-    yield _clock("Prefect's clock", began, theirs)
+    yield _clock("Prefect's clock", began, theirs, datetime.now(UTC))
     return prefect
 
 
@@ -233,10 +236,13 @@ def _ledger(settings: Settings) -> Generator[Finding, None, Ledger | None]:
     except DropflowError as error:
         yield Finding("ledger", "failed", str(error), "check DROPFLOW_LEDGER_URL, or the file's permissions")
         return None
+    if not ledger.database.is_sqlite:
+        now = datetime.now(UTC)
+        yield _clock("ledger's clock", now, utc_now(), now)
     if sweep is None:
         yield Finding("ledger", "warning", "no sweep has ended yet", "wait for it: `dropflow status --watch`")
         return ledger
-    ago = datetime.now(UTC) - sweep.started
+    ago = utc_now() - sweep.started
     found = f"{sweep.unaccounted:,} unaccounted, last sweep {age(ago)} ago"
     if sweep.unaccounted:
         to_do = "`dropflow audit` names them; the next sweep takes them up"
@@ -325,9 +331,7 @@ def _channels(settings: Settings, prefect: PrefectApi | None, ledger: Ledger) ->
         elif channel.given_up:
             yield Finding(name, "warning", f"{channel.given_up:,} messages were given up", to_do)
         else:
-            told = (
-                f"told {age(datetime.now(UTC) - channel.sent)} ago" if channel.sent else "nothing to tell yet"
-            )
+            told = f"told {age(utc_now() - channel.sent)} ago" if channel.sent else "nothing to tell yet"
             yield Finding(name, "ok", told)
 
 
@@ -339,4 +343,6 @@ def _disk(settings: Settings) -> Finding:
     if not os.access(folder, os.W_OK):
         return Finding("disk", "failed", f"{folder} cannot be written to", "set DROPFLOW_DATA_DIR")
     found = f"{free / 2**30:,.1f} GiB free at {folder}"
-    return Finding("disk", "warning", found, "make room") if free < LOW_DISK else Finding("disk", "ok", found)
+    if free > LOW_DISK:
+        return Finding("disk", "ok", found)
+    return Finding("disk", "failed" if free < FULL_DISK else "warning", found, "make room")

@@ -13,8 +13,12 @@ class PermanentError(DropflowError):
     """Stays until a person changes something."""
 
 
-class UntrustedError(PermanentError):
-    """A server's certificate is not accepted: no fault of the object that is being worked on."""
+class AccessError(PermanentError):
+    """A server is there, and we do not get in: no fault of the object that is being worked on."""
+
+
+class UntrustedError(AccessError):
+    """A server's certificate is not accepted."""
 
 
 class SettingsError(PermanentError):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dropflow.clock import utc_now
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import DropflowError, ObjectMissingError
 from dropflow.ledger import Entry, Fate, Ledger
@@ -169,6 +170,6 @@ def _next_of_pending(entry: Entry) -> str:
         return f"it leaves within seconds of `dropflow resume {entry.dataset}`"
     if entry.dataset and entry.ready_at is None:
         return "it is prepared once its marker is in the folder"
-    if entry.ready_at and entry.ready_at > datetime.now(UTC):
+    if entry.ready_at and entry.ready_at > utc_now():
         return f"it is ready at {entry.ready_at:%F %T} UTC"
     return "an event is posted for it as soon as Prefect takes one and a run may start"

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import httpx
 from pydantic import SecretStr, TypeAdapter
 
+from dropflow.clock import utc_now
 from dropflow.errors import EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
 from dropflow.retry import retry
@@ -79,7 +81,7 @@ def _event(name: str, dataset: str, payload: dict[str, Any], event_id: str) -> d
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A flow run as far as delivery is concerned. Times are UTC."""
+    """A flow run as far as delivery is concerned. Times are by our clock."""
 
     id: str
     keys: frozenset[str]
@@ -93,9 +95,10 @@ class Run:
     """It may take so long, where its job variables say so."""
 
     @classmethod
-    def of(cls, run: dict[str, Any]) -> "Run":
+    def of(cls, run: dict[str, Any], ahead: timedelta = timedelta(0)) -> "Run":
+        """`ahead`: by how much Prefect's clock is ahead of ours."""
         state = run.get("state") or {}
-        expected = datetime.fromisoformat(run["expected_start_time"])
+        expected = datetime.fromisoformat(run["expected_start_time"]) - ahead
         return cls(
             id=run["id"],
             keys=frozenset(str(key) for key in run.get("parameters", {}).get("keys") or ()),
@@ -103,7 +106,7 @@ class Run:
             state=run.get("state_name") or "",
             message=state.get("message") or "",
             expected=expected,
-            since=datetime.fromisoformat(state["timestamp"]) if state.get("timestamp") else expected,
+            since=datetime.fromisoformat(state["timestamp"]) - ahead if state.get("timestamp") else expected,
             minutes=_minutes((run.get("job_variables") or {}).get("minutes")),
         )
 
@@ -113,6 +116,11 @@ class Run:
         return self.type == "COMPLETED" or self.state in ("Rejected", "Failed")
 
     @property
+    def interrupted(self) -> bool:
+        """Whether store or keys kept it from its work."""
+        return self.state == "Interrupted"
+
+    @property
     def ended(self) -> bool:
         return self.type in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -120,9 +128,7 @@ class Run:
         """Whether it may still bring receipts: a worker that was killed leaves its runs as they were."""
         patience = max(patience, timedelta(minutes=self.minutes))
         longest = {"PENDING": timedelta(minutes=1), "RUNNING": patience, "CANCELLING": patience}
-        return not self.ended and (
-            self.type not in longest or datetime.now(UTC) - self.since < longest[self.type]
-        )
+        return not self.ended and (self.type not in longest or utc_now() - self.since < longest[self.type])
 
 
 def _minutes(value: object) -> float:
@@ -152,6 +158,11 @@ class PrefectApi:
             raise PermanentError(f"{answer.url} does not answer as a Prefect API does") from error
         return version, parsedate_to_datetime(date) if date else datetime.now(UTC)
 
+    def _ahead(self) -> timedelta:
+        """By how much Prefect's clock, which dates runs, is ahead of ours; 0 when it does not say."""
+        date = self._answer("/admin/version").headers.get("date")
+        return parsedate_to_datetime(date) - utc_now() if date else timedelta(0)
+
     @retry
     def workers_online(self, work_pool: str) -> tuple[list[str], bool]:
         """Names of its workers with a heartbeat of late, and whether the pool is paused."""
@@ -180,7 +191,8 @@ class PrefectApi:
 
         Raises TransientError or PermanentError.
         """
-        soon = datetime.now(UTC) + timedelta(minutes=1)
+        ahead = self._ahead()
+        since, soon = since + ahead, utc_now() + ahead + timedelta(minutes=1)
         body: dict[str, Any] = {
             "flows": {"name": {"any_": ["preprocess"]}},
             "deployments": {"name": {"any_": [dataset]}},
@@ -193,7 +205,8 @@ class PrefectApi:
         }
         found: dict[str, Run] = {}
         for chosen in (at_work, recent):
-            runs = self._all("/flow_runs/filter", {**body, "flow_runs": chosen}, Run.of)
+            of = partial(Run.of, ahead=ahead)
+            runs = self._all("/flow_runs/filter", {**body, "flow_runs": chosen}, of)
             found |= {run.id: run for run in runs}
         return list(found.values())
 

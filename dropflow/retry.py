@@ -27,7 +27,12 @@ def backoff() -> tenacity.wait.wait_base:
 def _log_retry(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     wait = state.next_action.sleep if state.next_action else 0.0
-    log.warning("%s; attempt %d of %d, next in %.1f s", error, state.attempt_number, ATTEMPTS, wait)
+    log.warning("%s; attempt %d, next in %.1f s", error, state.attempt_number, wait)
+
+
+def hurry(attempts: int) -> None:
+    """No more attempts than this from now on: for whoever is to say soon what does not answer."""
+    retrying.stop = tenacity.stop_after_attempt(attempts)
 
 
 retrying = tenacity.Retrying(

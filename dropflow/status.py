@@ -1,13 +1,14 @@
 """Where everything stands, from the ledger: what `dropflow status` shows."""
 
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from dropflow.clock import utc_now
 from dropflow.ledger import ChannelState, Fate, Ledger, Listening, Source, SweepReport
 
 COLUMNS = ("seen", *(fate.value for fate in Fate))
@@ -67,7 +68,7 @@ def read_status(ledger: Ledger) -> Status:
         for name, counts in sorted(ledger.counts().items())
     }
     return Status(
-        at=datetime.now(UTC),
+        at=utc_now(),
         datasets=datasets,
         unaccounted=sweep.unaccounted if sweep else None,
         oldest_in_flight=ledger.oldest(*IN_FLIGHT),

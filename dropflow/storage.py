@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from pydantic import SecretStr
 
 from dropflow.errors import (
+    AccessError,
     AlreadyExistsError,
     ObjectMissingError,
     PermanentError,
@@ -53,6 +54,7 @@ REFUSED = {"403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
 REFUSED_TO_DO = (
     "check DROPFLOW_S3_ACCESS_KEY and DROPFLOW_S3_SECRET_KEY, and what that key is permitted to do"
 )
+DENIED_TO_DO = "check what the access key is permitted to do"
 REFUSED_TRIES, REFUSED_WAIT = 3, 0.5
 """How often, and after how many seconds, keys from files are read again and tried."""
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
@@ -74,8 +76,9 @@ def _errors(what: str) -> Iterator[None]:
             raise AlreadyExistsError(message) from error
         if code in _TRANSIENT or status >= 500 or status == 429:
             raise TransientError(message) from error
-        to_do = REFUSED_TO_DO if code in REFUSED else "check what the access key is permitted to do"
-        raise PermanentError(f"{message}: {to_do}") from error
+        if code in REFUSED or status in (401, 403):
+            raise AccessError(f"{message}: {REFUSED_TO_DO if code in REFUSED else DENIED_TO_DO}") from error
+        raise PermanentError(f"{message}: check the key and bucket that it names") from error
     except (ParamValidationError, NoCredentialsError) as error:
         raise PermanentError(f"{what}: {' '.join(str(error).split())}") from error
     except BotoCoreError as error:

@@ -15,11 +15,11 @@ from dropflow import tracing
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset, canary_prefix
 from dropflow.errors import (
+    AccessError,
     DropflowError,
     ObjectMissingError,
     RejectedError,
     TransientError,
-    UntrustedError,
 )
 from dropflow.logs import about
 from dropflow.objects import ObjectRef, printable
@@ -95,7 +95,7 @@ class Preparation:
         result: Result
         try:
             result, message, rows = self._prepare(key)
-        except (TransientError, UntrustedError) as error:
+        except (TransientError, AccessError) as error:
             result, message = "interrupted", f"{error}; it is tried again"
         except ObjectMissingError as error:
             result, message = "missing", self._gone(key, str(error))

@@ -12,11 +12,11 @@ import os
 import signal
 import socket
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import anyio.abc
@@ -70,6 +70,8 @@ LOOK_SECONDS = 15
 """Between two looks for runs that a killed worker has left."""
 LOOKS = 4
 """In a row, in which a worker of another machine is offline. After an outage of Prefect all are, at first."""
+KILLED: State[Any] = Crashed(message="The worker was killed. What has no receipt is delivered again.")
+MUTE: State[Any] = Crashed(message="Its end could not be told. What has no receipt is delivered again.")
 WORKER_TYPE = "dropflow"
 ENTRYPOINT = "PREFECT__FLOW_ENTRYPOINT"
 """What Prefect's own runner tells its processes by."""
@@ -263,43 +265,63 @@ def worker_name(pid: int) -> str:
     return f"{socket.gethostname()} {pid} {uuid4().hex[:6]}"
 
 
+@dataclass
+class Doubts:
+    """What looks for runs without an end have seen so far: one alone proves nothing."""
+
+    silent: Counter[str] = field(default_factory=Counter)
+    """In how many looks, one after another, a worker of another machine was offline."""
+    ended: set[UUID] = field(default_factory=set)
+    """Our own, at work by Prefect although their process had ended: their last words may be on their way."""
+
+
 async def _mark_crashed_runs_for_ever(work_pool: str, own_name: str) -> None:
     """Again and again: the processes of a killed worker's runs may outlive it, and Prefect not answer."""
-    missed = Counter[str]()
+    doubts = Doubts()
     while True:
         try:
-            if marked := await mark_crashed_runs(work_pool, own_name, missed):
-                log.warning("%d runs of a killed worker were marked as crashed", marked)
+            if marked := await mark_crashed_runs(work_pool, own_name, doubts):
+                log.warning("%d runs that have ended without a word were marked as crashed", marked)
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-            log.warning("runs of a killed worker could not be looked for: %r", error)
+            log.warning("runs that have ended without a word could not be looked for: %r", error)
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def mark_crashed_runs(work_pool: str, own_name: str, missed: Counter[str]) -> int:
-    """Runs that a killed worker has left at work will never end: mark them as crashed.
+async def mark_crashed_runs(work_pool: str, own_name: str, doubts: Doubts) -> int:
+    """Runs that Prefect takes to be at work, and that will never end: mark them as crashed.
 
-    Returns how many. A run of this machine whose own process is still there goes on by itself. Of another
-    machine, or a pod that is gone, all that can be said is that Prefect hears nothing of its worker any more;
-    `missed` counts in how many looks, one after another.
+    Returns how many. Those of a worker that was killed on this machine, unless their own process is still
+    there and goes on by itself; those of a worker on another machine, or in a pod, that Prefect hears nothing
+    of any more; and our own whose process has ended without a word.
     """
     async with get_client() as client:
         runs = await _runs_at_work(client, work_pool)
         by_worker = {run.id: str((run.labels or {}).get("prefect.worker.name", "")) for run in runs}
-        elsewhere = {name for name in by_worker.values() if name and _host(name) != socket.gethostname()}
-        silent = elsewhere - await _online(client, work_pool) if elsewhere else set()
-        for name in [name for name in missed if name not in silent]:
-            del missed[name]
-        missed.update(silent)
-        abandoned = [
-            run.id
-            for run in runs
-            if missed[name := by_worker[run.id]] >= LOOKS
-            or (name != own_name and is_abandoned(name, run.infrastructure_pid))
-        ]
-        state: State[Any] = Crashed(message="The worker was killed. What has no receipt is delivered again.")
-        for run_id in abandoned:
+        await _count_silent(client, work_pool, set(by_worker.values()), doubts.silent)
+        ended: set[UUID] = set()
+        abandoned: dict[UUID, State[Any]] = {}
+        for run in runs:
+            name = by_worker[run.id]
+            if name == own_name:
+                if run.infrastructure_pid and not _lives(run.infrastructure_pid):
+                    ended.add(run.id)
+            elif doubts.silent[name] >= LOOKS or is_abandoned(name, run.infrastructure_pid):
+                abandoned[run.id] = KILLED
+        abandoned |= dict.fromkeys(ended & doubts.ended, MUTE)
+        doubts.ended = ended
+        for run_id, state in abandoned.items():
             await client.set_flow_run_state(run_id, state, force=True)
     return len(abandoned)
+
+
+async def _count_silent(
+    client: PrefectClient, work_pool: str, workers: set[str], silent: Counter[str]
+) -> None:
+    elsewhere = {name for name in workers if name and _host(name) != socket.gethostname()}
+    offline = elsewhere - await _online(client, work_pool) if elsewhere else set()
+    for name in silent.keys() - offline:
+        del silent[name]
+    silent.update(offline)
 
 
 async def _runs_at_work(client: PrefectClient, work_pool: str) -> list[FlowRun]:

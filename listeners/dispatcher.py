@@ -3,17 +3,18 @@
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from dropflow import tracing
+from dropflow.clock import utc_now
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import (
+    AccessError,
     DropflowError,
     EventRefusedError,
     ObjectMissingError,
     TransientError,
-    UntrustedError,
 )
 from dropflow.ledger import Delivery, Entry, Gather, Ledger
 from dropflow.logs import of
@@ -130,7 +131,7 @@ class Dispatcher:
                 names,
                 extra=of(*delivery.refs, dataset=delivery.dataset, event_id=delivery.id),
             )
-        posted = datetime.now(UTC)
+        posted = utc_now()
         more = timedelta(seconds=PER_OBJECT * len(delivery.refs))
         look_at = posted + timedelta(seconds=FIRST_LOOK) + more
         due = posted + timedelta(seconds=self._receipt_seconds) + more
@@ -142,7 +143,7 @@ class Dispatcher:
         """Prefect refuses this event: find the object it is about by sending them in smaller company."""
         own = of(*delivery.refs, dataset=delivery.dataset, event_id=delivery.id)
         log.warning("%d objects of %s: %s", len(delivery.refs), delivery.dataset, reason, extra=own)
-        soon = datetime.now(UTC) + timedelta(seconds=REFUSED_WAIT)
+        soon = utc_now() + timedelta(seconds=REFUSED_WAIT)
         self._ledger.outbox.refused(delivery, reason, soon)
 
     def _match_all(self) -> list[DropflowError]:
@@ -157,7 +158,7 @@ class Dispatcher:
                     dataset = self._dataset_of(entry, ignored)
                     if dataset:
                         matched.append((entry, dataset.name, self._ready_at(dataset, entry, marked)))
-                except (TransientError, UntrustedError) as error:
+                except (TransientError, AccessError) as error:
                     self._ledger.postpone(entry, str(error))
                     troubles.append(error)
                     if len(troubles) >= MOST_TROUBLE:
@@ -227,7 +228,7 @@ class Dispatcher:
         for entry in self._ledger.awaiting_marker():
             dataset = self._datasets.by_name.get(entry.dataset)
             if dataset and self._is_marked(dataset, entry.ref, marked):
-                ready.append((entry, dataset.name, datetime.now(UTC)))
+                ready.append((entry, dataset.name, utc_now()))
         self._ledger.match(ready)
 
     def _is_marked(self, dataset: Dataset, ref: ObjectRef, marked: dict[tuple[str, str], bool]) -> bool:

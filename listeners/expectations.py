@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from dropflow.clock import utc_now
 from dropflow.datasets import Dataset, Datasets, canary_prefix
 from dropflow.errors import DropflowError
 from dropflow.ledger import Deadline, Ledger
@@ -29,7 +30,7 @@ class Expectations:
         datasets: Datasets,
         store: ObjectStore,
         prefect: PrefectApi,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._ledger = ledger
         self._expecting = [(d, d.expect) for d in datasets.by_name.values() if d.expect]

@@ -4,11 +4,12 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from dropflow.clock import utc_now
 from dropflow.datasets import Datasets
 from dropflow.errors import DropflowError
 from dropflow.ledger import Ledger, Posting
@@ -88,7 +89,7 @@ class Notifier:
             return 0
         from notifications.digest import REMEMBERED, plan
 
-        now = datetime.now(UTC)
+        now = utc_now()
         recent = self._ledger.notices.recent(now - REMEMBERED)
         decided = plan(untold, self._notify, recent, self._ledger.notices.busy(), now)
         for found in decided.unwanted:
@@ -208,7 +209,7 @@ class Notifier:
 
     def _again_at(self, posting: Posting) -> datetime | None:
         wait = BACKOFF[min(posting.tries, len(BACKOFF)) - 1]
-        return datetime.now(UTC) + timedelta(seconds=wait) if posting.tries < MOST_TRIES else None
+        return utc_now() + timedelta(seconds=wait) if posting.tries < MOST_TRIES else None
 
     def _not_sent(self, channel: "Channel", posting: Posting, message: "Message", error: str) -> None:
         # Of several targets, some may have taken it: they must not get it again and again.
@@ -225,7 +226,7 @@ class Notifier:
         """Once in a while: the messages themselves are told there, too."""
         from notifications.messages import Message, Told
 
-        recent = self._ledger.notices.recent(datetime.now(UTC) - TELL_DOWN_EVERY)
+        recent = self._ledger.notices.recent(utc_now() - TELL_DOWN_EVERY)
         if others and (channel.name, "channel", "") not in recent:
             told = Told(url=channel.name, reason="does not take messages")
             message = Message(

@@ -6,10 +6,11 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -46,9 +47,13 @@ PAUSE = 0.2
 """Seconds between two rounds of the same work: in a flood each round does more, and costs as much."""
 THREADS = 16
 HEARTBEAT = 5.0
+LEDGER_SILENT = 3 * HEARTBEAT
+"""Seconds without a heartbeat in the ledger after which a listener is not ready."""
 LONGEST_WAIT = 30.0
 LONGEST_STOP = 9.0
 """Seconds from SIGTERM to the end; whatever hangs by then is cut off, which loses nothing."""
+CLOCK_OFF = 60.0
+"""Seconds that are told of."""
 SWEEP_SHARE = 5
 """A sweep may take one part in so many of the time."""
 
@@ -122,6 +127,8 @@ class Listener:
         self._expectations = Expectations(self._ledger, self._datasets, self._store, self._prefect)
         self._sweep_asked = asyncio.Event()
         self._swept = False
+        self._clock_told = False
+        self._beaten = time.monotonic()
         self._server: _Server | None = None
 
     async def run(self) -> None:
@@ -178,6 +185,7 @@ class Listener:
                 raise LedgerError("the ledger was deleted or replaced: starting anew, the sweep rebuilds it")
             try:
                 await asyncio.to_thread(self._ledger.watch.beat, self._id, self._name)
+                self._beaten = time.monotonic()
                 if not prepared:
                     # Datasets may have changed while we were not there.
                     await asyncio.to_thread(self._ledger.rematch)
@@ -231,6 +239,7 @@ class Listener:
             try:
                 report = await asyncio.to_thread(self._sweep.once)
                 await asyncio.to_thread(self._dispatcher.release_marked)
+                await asyncio.to_thread(self._check_clock)
             except StoppedError:
                 return await asyncio.Event().wait()  # type: ignore[return-value] # until we are cancelled
             except DropflowError as error:
@@ -240,6 +249,13 @@ class Listener:
                 if report:
                     wait = max(wait, (SWEEP_SHARE - 1) * report.seconds)
             await _set_or_after(self._sweep_asked, wait)
+
+    def _check_clock(self) -> None:
+        """Say once that the store's clock and ours differ: it dates files, we expect and look after them."""
+        off = (self._store.clock(self._datasets.raw_buckets[0]) - datetime.now(UTC)).total_seconds()
+        if abs(off) > CLOCK_OFF and not self._clock_told:
+            log.warning("this machine's clock is %.0f s off the store's: set both by NTP", abs(off))
+        self._clock_told = abs(off) > CLOCK_OFF
 
     def _stream(self, bucket: str, prefix: str) -> Any:
         name = f"stream {bucket}" + (f"/{prefix}" if prefix else "")
@@ -273,6 +289,9 @@ class Listener:
         await self._server.serve()
 
     def _why_not_ready(self) -> str:
+        silent = time.monotonic() - self._beaten
+        if silent > LEDGER_SILENT:
+            return f"the ledger has taken no heartbeat for {silent:.0f} s"
         return "" if self._swept else "the first sweep has not ended yet"
 
     def _wake(self) -> None:

@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from dropflow import tracing
+from dropflow.clock import utc_now
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Datasets
-from dropflow.errors import DropflowError, ReceiptError, TransientError
-from dropflow.ledger import Entry, Fate, Ledger, Settlement
+from dropflow.errors import AccessError, DropflowError, ReceiptError, TransientError
+from dropflow.ledger import INTERRUPTED, Entry, Fate, Ledger, Settlement
 from dropflow.logs import of
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PERMANENT, PrefectApi, Run
@@ -43,7 +44,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a look at a dispatched object has found."""
+    """What a look at a dispatched object has found. `trouble`: why nothing could be looked at."""
 
     entry: Entry
     outcome: Settlement | None = None
@@ -53,6 +54,7 @@ class Verdict:
     """Neither settled nor gone: if it is late, Prefect is asked."""
     gone: str = ""
     broken: str = ""
+    trouble: str = ""
 
 
 def outcome_of(own: ObjectRef, receipt: Receipt) -> Settlement:
@@ -146,6 +148,8 @@ class Settler:
         """Look after dispatched objects whose time has come; returns how many there were."""
         entries = self._ledger.outbox.to_look_after(BATCH, LOOK_AGAIN, LOOK_AGAIN_EACH)
         verdicts = list(self._pool.map(self._look, entries))
+        if troubles := [v.trouble for v in verdicts if v.trouble]:
+            log.warning("%d objects could not be looked after: %s", len(troubles), troubles[-1])
         self.settle([v.outcome for v in verdicts if v.outcome])
         for verdict in verdicts:
             entry = verdict.entry
@@ -157,7 +161,7 @@ class Settler:
                 _trace(entry, began, {"dataset": entry.dataset, "fate": Fate.IGNORED.value})
             if verdict.broken:
                 self._give_up(entry.dataset, [entry], verdict.broken)
-        now = datetime.now(UTC)
+        now = utc_now()
         late = [v for v in verdicts if v.waits and v.entry.due and v.entry.due <= now]
         for dataset in {v.entry.dataset for v in late}:
             self._ask(dataset, [v for v in late if v.entry.dataset == dataset])
@@ -168,9 +172,9 @@ class Settler:
             return self._verdict(entry)
         except ReceiptError as error:
             return Verdict(entry, broken=str(error))
-        except TransientError as error:
-            log.info("%s", error, extra=of(entry.ref))
-            return Verdict(entry)
+        except (TransientError, AccessError) as error:
+            # Without having looked nothing can be said: asking Prefect would end in a second delivery.
+            return Verdict(entry, trouble=str(error))
         except DropflowError as error:
             # Refused for good, to us: the run may know more.
             log.info("%s", error, extra=of(entry.ref))
@@ -197,7 +201,7 @@ class Settler:
     def _ask(self, dataset: str, late: list[Verdict]) -> None:
         """No receipt in time: is a run at work? If not, deliver again, or give up."""
         posted = self._ledger.outbox.posted_at({v.entry.event_id for v in late if v.entry.event_id})
-        first = min(posted.values(), default=datetime.now(UTC)) - SLACK
+        first = min(posted.values(), default=utc_now()) - SLACK
         runs = self._prefect.runs_of(dataset, first)
         waiting: dict[str, list[Entry]] = {}
         again: dict[tuple[str, int], list[Entry]] = {}
@@ -218,15 +222,14 @@ class Settler:
             elif reason := self._final(entry, last):
                 failed.setdefault(reason, []).append(entry)
             else:
-                why = f"run {last.id} ended as {last.state}" if last else "no run came of the event"
-                again.setdefault((why, entry.deliveries), []).append(entry)
+                again.setdefault((_why_again(last), entry.deliveries), []).append(entry)
         self._carry_out(dataset, waiting, again, failed)
 
     def _final(self, entry: Entry, last: Run | None) -> str:
         """Why nothing more is tried; "" while something is."""
         if last and last.state in PERMANENT and len(last.keys) == 1:
             return last.message
-        if entry.deliveries < self._patience.deliveries:
+        if entry.deliveries < self._patience.deliveries or (last and last.interrupted):
             return ""
         if last:
             return f"{entry.deliveries} deliveries, the last run ended as {last.state}: {last.message}"
@@ -242,14 +245,16 @@ class Settler:
         again: dict[tuple[str, int], list[Entry]],
         failed: dict[str, list[Entry]],
     ) -> None:
-        now = datetime.now(UTC)
+        now = utc_now()
         for reason, entries in waiting.items():
             self._ledger.outbox.wait_on(entries, now + self._patience.receipt, reason)
         for (reason, number), entries in again.items():
             own = of(*(entry.ref for entry in entries), dataset=dataset)
             log.warning("%d objects of %s are delivered again: %s", len(entries), dataset, reason, extra=own)
             wait = BACKOFF[max(0, min(number, len(BACKOFF)) - 1)]
-            self._ledger.outbox.redeliver(entries, reason, now + timedelta(seconds=wait))
+            # Once, when others would be given up; what only waits for the store or a key never is.
+            told = number == self._patience.deliveries
+            self._ledger.outbox.redeliver(entries, reason, now + timedelta(seconds=wait), told=told)
         for reason, entries in failed.items():
             self._give_up(dataset, entries, reason)
 
@@ -269,3 +274,13 @@ def _trace(entry: Entry, began: int, about: dict[str, str]) -> None:
         since = entry.updated if entry.after else entry.first_seen
         good = about["fate"] == Fate.PROCESSED
         tracing.settled(entry.ref, int(since.timestamp() * 1e9), good=good, **about)
+
+
+def _why_again(last: Run | None) -> str:
+    if last is None:
+        return "no run came of the event"
+    if last.interrupted:
+        # Of several objects, the first line counts them.
+        lines = last.message.splitlines()[:2] or [last.state]
+        return f"{INTERRUPTED} in run {last.id}: {lines[-1]}"
+    return f"run {last.id} ended as {last.state}"

@@ -85,8 +85,8 @@ def _check(response: httpx.Response, bucket: str) -> None:
         raise TransientError(f"stream of {bucket!r}: the store answered {status}")
     if status in (401, 403):
         raise PermanentError(
-            f"stream of {bucket!r}: the store answered {status}; the access key needs "
-            "s3:ListenBucketNotification on the bucket"
+            f"stream of {bucket!r}: the store answered {status}: check DROPFLOW_S3_ACCESS_KEY and "
+            "DROPFLOW_S3_SECRET_KEY; the key needs s3:ListenBucketNotification on the bucket"
         )
     kind = response.headers.get("content-type", "")
     if status != 200 or not kind.startswith("text/event-stream"):

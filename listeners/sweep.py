@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
 
+from dropflow.clock import utc_now
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import DropflowError, TransientError
 from dropflow.ledger import Entry, Fate, Ledger, Settlement, SweepReport
@@ -104,7 +105,7 @@ class Sweep:
             self._ledger.watch.release(LEASE, self._listener)
 
     def _sweep(self) -> SweepReport:
-        started, clock = datetime.now(UTC), time.monotonic()
+        started, clock = utc_now(), time.monotonic()
         counts = _Counts()
         troubles: list[DropflowError] = []
         with _kept(troubles), Seen() as receipts, Seen() as outputs:

@@ -25,6 +25,7 @@ SECTIONS = {
 TITLES = {
     "success": "Ready",
     "failure": "Failed",
+    "waiting": "Waiting",
     "rejected": "Rejected",
     "recovered": "Recovered",
     "missing": "Missing",
@@ -35,6 +36,7 @@ TITLES = {
 }
 TO_DO = {
     "failure": "When the cause is mended, run it again: {again}",
+    "waiting": "Nothing is lost, and it is tried on and on. What is in the way: dropflow doctor",
     "rejected": "Mend the file and drop it again; or mend the dataset, and run it again: {again}",
     "missing": "Ask whoever sends it; if it is not meant to come any more, change `expect` of the dataset.",
     "canary": "Something on the way from drop to receipt does not work: dropflow status",

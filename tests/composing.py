@@ -34,7 +34,7 @@ from dropflow.embedded.stores import StoreAccess, Webhook, seaweedfs
 from dropflow.settings import PROJECT
 
 FILE = PROJECT / "docker-compose.yaml"
-HEALTHY_SECONDS = 120
+HEALTHY_SECONDS, RUN_SECONDS = 120, 200
 _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?::([-?])([^}]*))?\})")
 _IMAGE_VARIABLE = re.compile(r"(\w+)=(/var/lib/dropflow\S*)")
 
@@ -138,7 +138,7 @@ class Composed:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=RUN_SECONDS,
             check=False,
         )
 

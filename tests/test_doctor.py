@@ -102,7 +102,7 @@ def test_a_store_that_ignores_conditions_is_found_out() -> None:
 )
 def test_a_clock_that_is_off(off: float, state: str) -> None:
     now = datetime.now(UTC)
-    found = doctor._clock("a clock", now, now + timedelta(seconds=off))
+    found = doctor._clock("a clock", now, now + timedelta(seconds=off), now)
     assert found.state == state
     assert ("NTP" in found.to_do) == (state != "ok")
 

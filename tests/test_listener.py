@@ -12,7 +12,7 @@ from memory_store import MemoryStore
 from dropflow.audit import audit
 from dropflow.datasets import Dataset, Datasets, Readiness
 from dropflow.declarations import load_datasets
-from dropflow.errors import EventRefusedError, PermanentError, TransientError
+from dropflow.errors import AccessError, EventRefusedError, PermanentError, TransientError
 from dropflow.ledger import Entry, Fate, Gather, Ledger, SweepReport, outbox
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.prefect_api import Run
@@ -522,6 +522,33 @@ def test_a_store_in_trouble_leaves_objects_pending_and_lets_others_leave(
     assert listener.fate("churn/known.csv")[0] == Fate.DISPATCHED
 
 
+def test_keys_that_the_store_refuses_are_no_fault_of_the_objects(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of one that is yet to leave, nor of one whose receipt cannot be looked for."""
+    waiting, sent = listener.put("churn/waiting.csv", b"1"), listener.put("churn/sent.csv", b"2")
+    listener.see(sent)
+    listener.dispatcher.dispatch()
+    listener.see(ObjectRef("raw", waiting.key))
+    listener.prefect.run(sent.key, kind="COMPLETED")
+
+    def refused(_store: object, _bucket: str, _key: str) -> ObjectRef:
+        raise AccessError("the store answered 403")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "stat", refused)
+        for _ in range(4):
+            with pytest.raises(AccessError):
+                listener.dispatcher.dispatch()
+            listener.settler.look()
+    assert listener.fate(waiting.key) == (Fate.PENDING, "the store answered 403")
+    assert listener.fate(sent.key)[0] == Fate.DISPATCHED
+    assert len(listener.prefect.events) == 1
+    listener.receipt(sent)
+    listener.settler.look()
+    assert listener.fate(sent.key)[0] == Fate.PROCESSED
+
+
 def test_a_key_without_etag_is_resolved_by_the_store(listener: Listener) -> None:
     ref = listener.put("churn/a.csv", b"abc")
     listener.see(ObjectRef("raw", "churn/a.csv"))
@@ -715,6 +742,30 @@ def test_what_fails_in_company_is_delivered_alone_in_the_end(listener: Listener)
             listener.settler.look()
     # All that wait; of the second ones at most 100, of the third at most 10.
     assert sizes == [150, 100, 10]
+
+
+def test_what_waits_for_the_store_is_told_once_and_never_given_up(listener: Listener) -> None:
+    """Its runs are interrupted: after as many as would be the last it is told, and all leave together."""
+    refs = [listener.put(f"churn/{number}.csv", b"%d" % number) for number in range(12)]
+    keys = [ref.key for ref in refs]
+    listener.see(*refs)
+    message = f"12 interrupted\ns3://raw/{keys[0]} the store answered 403"
+    for delivery in range(1, 6):
+        listener.dispatcher.dispatch()
+        assert len(listener.prefect.events) == delivery
+        listener.prefect.run(*keys, kind="FAILED", state="Interrupted", message=message)
+        listener.settler.look()
+    assert {len(batch) for batch in listener.prefect.batches()} == {12}
+    fate, reason = listener.fate(keys[0])
+    assert fate is Fate.PENDING
+    assert reason == f"interrupted in run run-5: s3://raw/{keys[0]} the store answered 403"
+    (told,) = listener.ledger.notices.untold()
+    assert (told.kind, told.number) == ("waiting", 12)
+    listener.ledger.notices.compose(told, [], str)
+    listener.dispatcher.dispatch()
+    listener.receipt(refs[0])
+    listener.settler.look()
+    assert [group.kind for group in listener.ledger.notices.untold()] == ["recovered"]
 
 
 def test_a_delivery_never_exceeds_what_prefect_takes_as_parameters(listener: Listener) -> None:

@@ -4,6 +4,7 @@ import json
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import httpx
@@ -87,11 +88,34 @@ def test_an_answer_of_something_else_is_told(body: bytes) -> None:
 
 def test_runs_beyond_the_first_page_are_seen() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json="3.8.8")
         asked = json.loads(request.content)
         numbers = range(asked["offset"], min(asked["offset"] + asked["limit"], PAGE + 50))
         return httpx.Response(200, json=[run(number) for number in numbers])
 
     assert len(api(answer).runs_of("churn", NOW)) == PAGE + 50
+
+
+@pytest.mark.parametrize("minutes", [-10, 0, 10])
+def test_runs_are_asked_for_and_dated_whatever_prefect_takes_for_the_time(minutes: int) -> None:
+    theirs = datetime.now(UTC) + timedelta(minutes=minutes)
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            asked.append(json.loads(request.content)["flow_runs"]["expected_start_time"])
+        times = {"expected_start_time": theirs.isoformat(), "state": {"timestamp": theirs.isoformat()}}
+        body = [run(1, **times, state_type="PENDING")] if request.method == "POST" else "3.8.8"
+        return httpx.Response(200, json=body, headers={"date": format_datetime(theirs, usegmt=True)})
+
+    ours = datetime.now(UTC)
+    (found,) = api(answer).runs_of("churn", ours)
+    assert abs(found.expected - ours) < timedelta(seconds=5)
+    assert found.at_work(timedelta(hours=1))
+    for window in asked:
+        assert datetime.fromisoformat(window["before_"]) > theirs
+    assert abs(datetime.fromisoformat(asked[-1]["after_"]) - theirs) < timedelta(seconds=5)
 
 
 def test_paused_datasets_beyond_the_first_page_are_seen() -> None:

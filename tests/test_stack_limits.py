@@ -3,7 +3,6 @@
 import asyncio
 import io
 import time
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -19,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running as AtWork
 
 from dropflow.samples import churn_csv
-from flows.worker import LOOKS, mark_crashed_runs
+from flows.worker import LOOKS, Doubts, mark_crashed_runs
 
 pytestmark = pytest.mark.stack
 
@@ -108,10 +107,10 @@ def at_work_elsewhere(running: Running, worker: str) -> str:
 
 
 def test_runs_of_a_machine_that_is_gone_are_marked_as_crashed(running: Running) -> None:
-    pool, missed = running.settings.work_pool, Counter[str]()
+    pool, doubts = running.settings.work_pool, Doubts()
     lost, alive = at_work_elsewhere(running, "gone 1 ab12cd"), at_work_elsewhere(running, "there 1 ab12cd")
     running.api("DELETE", f"/work_pools/{pool}/workers/gone 1 ab12cd")
-    marked = [asyncio.run(mark_crashed_runs(pool, "own", missed)) for _ in range(LOOKS)]
+    marked = [asyncio.run(mark_crashed_runs(pool, "own", doubts)) for _ in range(LOOKS)]
     assert marked == [0] * (LOOKS - 1) + [1]
     assert state_of(running, lost)["message"].startswith("The worker was killed")
     assert running.api("GET", f"/flow_runs/{alive}")["state"]["type"] == "RUNNING"

@@ -24,6 +24,8 @@ from test_parsing import body, record
 from dropflow.embedded.processes import LOOPBACK, free_port
 from dropflow.errors import LedgerError, TransientError
 from dropflow.ledger import Fate, Ledger, Settlement
+from dropflow.ledger import database as ledger_database
+from dropflow.ledger.database import Database
 from dropflow.ledger.tables import metadata
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.settings import Settings
@@ -41,6 +43,29 @@ def shared(postgres: str) -> Iterator[Ledger]:
             db.execute(sa.delete(table))
     yield ledger
     ledger.close()
+
+
+def test_whoever_begins_and_falls_silent_loses_its_locks(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listener that is cut off in the middle must not keep the others from delivering."""
+    monkeypatch.setattr(ledger_database, "IDLE_SECONDS", 1)
+    silent, other = Database(postgres), Database(postgres)
+    lock = sa.select(sa.func.pg_advisory_xact_lock(1))
+
+    def falls_silent() -> None:
+        with silent.write() as begun:
+            begun.execute(lock)
+            with other.write() as db:
+                db.execute(sa.text("SET LOCAL lock_timeout = '20s'"))
+                db.execute(lock)
+            begun.execute(lock)
+
+    with pytest.raises(TransientError, match="idle-in-transaction"):
+        falls_silent()
+    for one in (silent, other):
+        assert abs(one.set_clock()) < timedelta(seconds=5)
+        one.close()
 
 
 class ListenerProcess:

@@ -8,12 +8,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+from uuid import UUID, uuid4
 
 import pytest
 from conftest import wait_until
 
+from flows import worker
 from flows.alive import touch_for_ever
-from flows.worker import is_abandoned, worker_name
+from flows.worker import Doubts, is_abandoned, mark_crashed_runs, worker_name
 
 NOBODY = 2**31 - 1
 """Above every pid that Linux or macOS gives."""
@@ -87,3 +91,44 @@ def test_a_folder_that_cannot_be_written_to_does_not_end_the_worker(
 
     asyncio.run(try_it())
     assert "cannot be touched" in caplog.text
+
+
+class Client:
+    """Of a Prefect that has these runs at work."""
+
+    def __init__(self, *runs: Any) -> None:
+        self._runs = list(runs)
+        self.crashed: list[UUID] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def read_flow_runs(self, **_: object) -> list[Any]:
+        return self._runs
+
+    async def set_flow_run_state(self, run_id: UUID, _state: object, *, force: bool) -> None:
+        assert force
+        self.crashed.append(run_id)
+
+
+def test_an_own_run_that_ended_without_a_word_is_marked_at_the_second_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the first its last words may be on their way."""
+    own = worker_name(os.getpid())
+
+    def run(pid: int | None) -> Any:
+        name = {"prefect.worker.name": own}
+        return SimpleNamespace(id=uuid4(), labels=name, infrastructure_pid=str(pid) if pid else None)
+
+    mute, working, starting = run(NOBODY), run(os.getpid()), run(None)
+    client = Client(mute, working, starting)
+    monkeypatch.setattr(worker, "get_client", lambda: client)
+    doubts = Doubts()
+    assert asyncio.run(mark_crashed_runs("pool", own, doubts)) == 0
+    assert client.crashed == []
+    assert asyncio.run(mark_crashed_runs("pool", own, doubts)) == 1
+    assert client.crashed == [mute.id]

@@ -2,6 +2,7 @@
 
 from dropflow.ledger.deadlines import Deadline
 from dropflow.ledger.entries import (
+    INTERRUPTED,
     SETTLED,
     ChannelState,
     Delivery,
@@ -19,6 +20,7 @@ from dropflow.ledger.ledger import Ledger
 from dropflow.ledger.outbox import Gather
 
 __all__ = [
+    "INTERRUPTED",
     "SETTLED",
     "ChannelState",
     "Deadline",

@@ -3,18 +3,28 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dropflow.clock import agree_on, utc_now
 from dropflow.errors import LedgerError, TransientError
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 7_203_115
 """PostgreSQL advisory lock: of several listeners that start at once, one migrates."""
+
+
+SILENT_SECONDS = 20
+"""For which a PostgreSQL that says nothing, to a question or to a probe, is taken for unreachable."""
+IDLE_SECONDS = 60
+"""After which PostgreSQL ends a transaction that was begun and left: whoever began it holds its locks."""
+_PROBES = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
+# Linux itself gives up what it has sent after 15 minutes, and asks after a silent peer after two hours.
+_PATIENCE = {"connect_timeout": 5, "tcp_user_timeout": SILENT_SECONDS * 1000, **_PROBES}
 
 
 class Database:
@@ -34,6 +44,10 @@ class Database:
         if self._file:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             options["connect_args"] = {"timeout": 30}
+        if not self.is_sqlite:
+            options["connect_args"] = {
+                name: value for name, value in _PATIENCE.items() if name not in target.query
+            }
         try:
             self.engine = sa.create_engine(target, **options)
         except (sa.exc.ArgumentError, ImportError) as error:
@@ -41,9 +55,12 @@ class Database:
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _tune)
             sa.event.listen(self.engine, "begin", _begin)
+        else:
+            sa.event.listen(self.engine, "connect", _limit)
         # SQLite's own waiting is polling: threads of one process queue here instead.
         self._turn = threading.Lock()
         self._migrate()
+        self.set_clock()
         self._inode = self._file.stat().st_ino if self._file else 0
 
     @property
@@ -79,6 +96,13 @@ class Database:
         options: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         with _errors(), self.engine.connect().execution_options(write=False, **options) as db:
             yield db
+
+    def set_clock(self) -> timedelta:
+        """Go by PostgreSQL's clock; returns how far it is ahead of this machine's. Raises TransientError."""
+        if self.is_sqlite:
+            return timedelta(0)
+        with self.read() as db:
+            return agree_on(db.execute(sa.select(sa.func.clock_timestamp())).scalar_one())
 
     def insert(self, table: sa.Table) -> Any:
         """The dialect's own INSERT, which has ON CONFLICT."""
@@ -133,7 +157,7 @@ def _config() -> Any:
 
 def now() -> datetime:
     """UTC, as the tables hold it."""
-    return datetime.now(UTC).replace(tzinfo=None)
+    return utc_now().replace(tzinfo=None)
 
 
 @contextmanager
@@ -142,15 +166,31 @@ def _errors() -> Iterator[None]:
         yield
     except sa.exc.TimeoutError as error:
         raise TransientError("the ledger: all connections are in use") from error
-    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
+        # The last is what PostgreSQL says when it has ended a transaction that took too long.
         # Not the statement: it holds keys, which are not ours to print.
-        raise TransientError(f"the ledger: {' '.join(str(error.orig).split())}") from error
+        text = " ".join(str(error.orig).split())
+        to_do = ": check DROPFLOW_LEDGER_URL" if "authentication failed" in text else ""
+        raise TransientError(f"the ledger: {text}{to_do}") from error
     except (sa.exc.StatementError, OverflowError, UnicodeError) as error:
         if "malformed" in str(error) or "not a database" in str(error):
             raise LedgerError(
                 "the ledger's file is damaged: delete it, the next sweep rebuilds it"
             ) from error
         raise LedgerError(f"the ledger refuses a value: {type(error).__name__}") from error
+
+
+def _limit(connection: Any, _record: Any) -> None:
+    """The server, too, gives up a listener that is cut off, and with it the locks that others wait for."""
+    limits = {
+        "tcp_user_timeout": SILENT_SECONDS * 1000,
+        "idle_in_transaction_session_timeout": IDLE_SECONDS * 1000,
+        **{f"tcp_{name}": value for name, value in _PROBES.items()},
+    }
+    connection.autocommit = True
+    for name, value in limits.items():
+        connection.execute(f"SET {name} = {value}")
+    connection.autocommit = False
 
 
 def _tune(connection: Any, _record: Any) -> None:

@@ -75,6 +75,8 @@ def paused_reason(dataset: str) -> str:
     return f"{PAUSED}dropflow resume {dataset} (or resume the deployment in the Prefect UI)"
 
 
+INTERRUPTED = "interrupted"
+"""How the reason of an object begins whose run could not work: no fault of the object."""
 SEEN_AGAIN = "seen again"
 """As `Ledger.record` writes it."""
 

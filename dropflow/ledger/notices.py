@@ -19,7 +19,7 @@ from dropflow.notifying import Kind
 from dropflow.objects import ObjectRef, printable
 
 GOOD: tuple[Kind, ...] = ("success", "recovered")
-BAD: tuple[Kind, ...] = ("rejected", "failure")
+BAD: tuple[Kind, ...] = ("rejected", "failure", "waiting")
 LONGEST_CAUSE, LONGEST_NAME = 200, 200
 _VALUE = re.compile(
     r"""s3://\S+|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d[\d,.:]*"""

@@ -13,7 +13,19 @@ import sqlalchemy as sa
 import sqlalchemy.orm
 
 from dropflow.ledger.database import Database, now
-from dropflow.ledger.entries import PAUSED, Delivery, Entry, Fate, entry, naive, paused_reason, utc
+from dropflow.ledger.entries import (
+    INTERRUPTED,
+    PAUSED,
+    Delivery,
+    Entry,
+    Fate,
+    Notice,
+    entry,
+    naive,
+    paused_reason,
+    utc,
+)
+from dropflow.ledger.notices import tell
 from dropflow.ledger.tables import deliveries, objects, story
 from dropflow.ledger.transition import fail, redeliver, transition
 from dropflow.objects import ObjectRef
@@ -72,9 +84,17 @@ class Outbox:
                 return None
             if gather and in_flight >= gather.machines and self._gathers(db, dataset, first.ready_at, gather):
                 return None
-            alike = sa.and_(objects.c.deliveries == first.deliveries, objects.c.force == first.force)
+            # They need no smaller company: it was not one of them that kept their run from its work.
+            is_interrupted = first.reason.startswith(INTERRUPTED)
+            interrupted = objects.c.reason.startswith(INTERRUPTED)
+            alike = sa.and_(
+                objects.c.deliveries == first.deliveries,
+                objects.c.force == first.force,
+                interrupted if is_interrupted else sa.not_(interrupted),
+            )
             runs = gather.machines if gather else most_in_flight
-            size = _share(db, ordered, runs, SIZES[min(first.deliveries, len(SIZES) - 1)])
+            size = SIZES[0 if is_interrupted else min(first.deliveries, len(SIZES) - 1)]
+            size = _share(db, ordered, runs, size)
             found = [entry(row) for row in db.execute(ordered.where(alike).limit(size).with_for_update())]
             chosen = _fitting(self._without_superseded(db, found))
             if not chosen:
@@ -242,11 +262,14 @@ class Outbox:
             with self._database.write() as db:
                 transition(db, entries, {"due": naive(due), "reason": reason})
 
-    def redeliver(self, entries: Collection[Entry], reason: str, ready_at: datetime) -> None:
-        """Nobody is at work on them: they leave again with a new event."""
+    def redeliver(
+        self, entries: Collection[Entry], reason: str, ready_at: datetime, *, told: bool = False
+    ) -> None:
+        """Nobody is at work on them: they leave again with a new event. `told`: that they wait."""
         if entries:
             with self._database.write() as db:
-                redeliver(db, entries, reason, ready_at)
+                if redeliver(db, entries, reason, ready_at) and told:
+                    tell(db, [(one.dataset, "waiting", Notice(one.ref, reason)) for one in entries])
 
     def refused(self, delivery: Delivery, reason: str, ready_at: datetime) -> None:
         """Prefect does not take this event: its objects leave again in smaller company.

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
+from dropflow.clock import utc_now
 from dropflow.ledger.database import Database, now
 from dropflow.ledger.entries import Listening, Source, SweepReport, naive
 from dropflow.ledger.tables import leases, listeners, sources, sweeps
@@ -23,6 +24,7 @@ class Watch:
 
     def beat(self, listener: str, name: str) -> None:
         """This listener is alive."""
+        self._database.set_clock()
         moment = now()
         new = self._database.insert(listeners).values(
             id=listener, name=name, started=moment, heartbeat=moment
@@ -59,7 +61,7 @@ class Watch:
 
     def sources(self) -> list[Source]:
         """A source of a listener that is not running is not live, since its last heartbeat."""
-        silent_since = datetime.now(UTC) - SILENT
+        silent_since = utc_now() - SILENT
         silent = {one.id: one.heartbeat for one in self.listeners() if one.heartbeat < silent_since}
         with self._database.read() as db:
             rows = db.execute(sa.select(sources).order_by(sources.c.name)).all()
