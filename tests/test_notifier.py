@@ -177,6 +177,7 @@ def test_every_kind_of_message_arrives_by_mail_with_the_report(desk: Callable[..
 TO_DO = {
     "success": "",
     "failure": "When the cause is mended, run it again: dropflow replay 'churn/a`<b>.csv'",
+    "waiting": "Nothing is lost, and it is tried on and on. What is in the way: dropflow doctor",
     "rejected": "Mend the file and drop it again; or mend the dataset, and run it again: "
     "dropflow replay 'churn/a`<b>.csv'",
     "recovered": "",
