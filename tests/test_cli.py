@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command_line
 import pytest
 
 from dropflow.settings import PROJECT
@@ -36,10 +37,7 @@ def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
         "COLUMNS": "100",
         **variables,
     }
-    command = [DROPFLOW, *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=environment, cwd=cwd, check=False
-    )
+    return command_line.run(list(arguments), cwd, environment)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -51,8 +49,8 @@ def test_every_command_has_help_that_teaches(tmp_path: Path, command: str) -> No
     assert "Exit codes" in done.stdout
 
 
-def test_the_first_help_names_every_command(tmp_path: Path) -> None:
-    done = run("--help", cwd=tmp_path)
+def test_the_first_help_of_the_installed_program_names_every_command(tmp_path: Path) -> None:
+    done = subprocess.run([DROPFLOW, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert all(command in done.stdout for command in COMMANDS)
 
 

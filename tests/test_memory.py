@@ -36,7 +36,7 @@ class GeneratedStore:
             raw = ObjectRef("raw", f"churn/{number:07}.csv", f"{number:032x}", 9)
             if bucket == "raw":
                 yield raw
-            elif prefix != PREFIX:
+            elif not prefix.startswith(PREFIX):
                 yield ObjectRef(bucket, self._dataset.output_key(raw.key), raw.etag, 9)
             elif self._receipts:
                 yield ObjectRef(bucket, receipt_key(self._dataset, raw, "f" * 16), raw.etag, 9)
