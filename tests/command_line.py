@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+LONGEST_SECONDS = 200
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["dropflow.cli", "flows.preparation", "listeners.sweep", "alembic.command"])
 
@@ -16,10 +17,10 @@ def run(arguments: list[str], cwd: Path, environment: dict[str, str]) -> subproc
         out, err = Path(folder, "out"), Path(folder, "err")
         process = processes.Process(target=_run, args=(arguments, cwd, environment, out, err))
         process.start()
-        process.join(60)
+        process.join(LONGEST_SECONDS)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired(arguments, 60)
+            raise subprocess.TimeoutExpired(arguments, LONGEST_SECONDS)
         return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
 
 

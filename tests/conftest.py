@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import command_line
 import httpx
 import pandas as pd
 import pytest
@@ -127,15 +128,11 @@ class Running:
         return self.stack.settings
 
     def cli(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run the installed program as a user would, in a clean environment with `more` in it."""
-        command = [str(Path(sys.executable).with_name("dropflow")), *arguments]
+        """Run a command as a user would, in a clean environment with `more` in it."""
         environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"}
         environment["DROPFLOW_DATA_DIR"] = str(self.settings.data_dir)
         environment["DROPFLOW_ENV_FILE"] = str(self.settings.env_file)
-        environment |= more
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=200, env=environment, check=False
-        )
+        return command_line.run(list(arguments), Path.cwd(), environment | more)
 
     def put(self, key: str, content: bytes, bucket: str = "raw") -> drops.Drop:
         started = pd.Timestamp.now("UTC").to_pydatetime()
