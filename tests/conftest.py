@@ -34,6 +34,8 @@ from dropflow.settings import PROJECT, Settings, load_settings
 from dropflow.storage import ObjectStore, connect
 
 OUTCOME_SECONDS = 90
+POLL = 0.25
+"""Seconds: most questions are asked of a Prefect server, and each costs it 20 ms of CPU."""
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30, what: str = "the condition") -> Any:
@@ -42,7 +44,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30, what: str = "t
     while time.monotonic() < deadline:
         if found := condition():
             return found
-        time.sleep(0.1)
+        time.sleep(POLL)
     pytest.fail(f"{what} did not come true in {seconds} s")
 
 
@@ -162,11 +164,14 @@ class Running:
 
 
 class StackTests(LoadScopeScheduling):
-    """Tests of the embedded stack by files: one file changes one stack at a time."""
+    """Tests of the embedded stack by files: one file changes one stack at a time.
+
+    Of several tests at once, they are begun first, and the tutorial, which takes longest of all, with them.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file if "test_stack" in file else nodeid
+        return file if "test_stack" in file or "test_tutorial" in file else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StackTests:

@@ -29,6 +29,8 @@ TERMINALS = {
 """What runs until Ctrl-C has a terminal of its own; by this a reader sees that it is ready."""
 
 DOCKER = "there is no Docker here: `test_what_is_declared_does_the_main_job_whoever_is_killed` runs what is declared"
+CLUSTER = "nobody's cluster is to be touched: `test_the_example_can_be_built` builds what it would be given"
+TRACES = "`test_one_trace_from_notification_to_receipt_reaches_a_collector` has one"
 ELSEWHERE = {
     "make demo": "CI runs it after the tests (.ci/run)",
     "make test": "CI runs it (.ci/run): it is what runs this test",
@@ -36,6 +38,14 @@ ELSEWHERE = {
     "dropflow worker": "`dropflow up` runs it as a process of its own",
     "docker compose up --detach --build": DOCKER,
     "docker compose exec listener-1 dropflow doctor": DOCKER,
+    "kubectl create namespace dropflow": CLUSTER,
+    "kubectl --namespace dropflow create secret generic worker --from-file=secrets/worker/": CLUSTER,
+    "kubectl apply --kustomize my-overlay": CLUSTER,
+    "kubectl --namespace dropflow exec deployment/listener -- dropflow doctor": CLUSTER,
+    "kubectl --namespace dropflow port-forward service/prefect 4200": CLUSTER,
+    "kubectl --namespace dropflow delete job apply --ignore-not-found": CLUSTER,
+    "pip install 'dropflow[otel]'": "the development environment has every extra",
+    "export OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318": TRACES,
 }
 """Commands that this test does not run, and who does."""
 
@@ -234,6 +244,7 @@ def test_every_command_of_every_document_is_run_here_or_said_where() -> None:
     followed = {command for document in FOLLOWED for command in commands_of(document)}
     assert everywhere - followed - ELSEWHERE.keys() == set(), "have it followed, or say who runs it"
     assert {*ELSEWHERE, *TERMINALS} <= everywhere, "nobody shows it any more"
+    assert not [one for one in followed - ELSEWHERE.keys() if one.startswith(("docker", "kubectl", "pip"))]
     tests = "".join(path.read_text() for path in (PROJECT / "tests").glob("test_*.py"))
     for reason in ELSEWHERE.values():
         assert all(f"def {name}(" in tests for name in re.findall(r"`(test_\w+)`", reason)), reason
