@@ -2,18 +2,32 @@
 
 from collections.abc import Iterator
 
+import httpx
+
 from dropflow.changes import Change
 from dropflow.declarations import load_datasets
+from dropflow.prefect_api import refused
 from dropflow.prefect_env import export_prefect_environment
 from dropflow.settings import Settings
+from dropflow.tls import unreachable
 
 
 def apply(settings: Settings, *, dry_run: bool = False) -> Iterator[Change]:
     """Work pool, deployments, notification block, automations. Idempotent.
 
     `dry_run`: tell what would change, and touch nothing.
-    Raises DatasetError, AutomationError or SettingsError before anything on the server is touched.
+    Raises DatasetError, AutomationError or SettingsError before anything on the server is touched;
+    TransientError or PermanentError where the server does not answer, or refuses.
     """
+    try:
+        yield from _apply(settings, dry_run=dry_run)
+    except httpx.HTTPStatusError as error:
+        raise refused(error.response) from error
+    except httpx.TransportError as error:
+        raise unreachable("Prefect API", error) from error
+
+
+def _apply(settings: Settings, *, dry_run: bool) -> Iterator[Change]:
     datasets = load_datasets(settings.datasets_dir, settings.raw_prefixes)
     export_prefect_environment(settings)
     # Only now: importing Prefect takes seconds and reads the environment.

@@ -16,7 +16,7 @@ import httpx
 from pydantic import SecretStr, TypeAdapter
 
 from dropflow.clock import utc_now
-from dropflow.errors import EventRefusedError, PermanentError, TransientError
+from dropflow.errors import DropflowError, EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
 from dropflow.retry import retry
 from dropflow.settings import Settings
@@ -306,6 +306,18 @@ class PrefectApi:
             refusal = EventRefusedError if answer.status_code in REFUSALS else PermanentError
             raise refusal(f"Prefect API answered {answer.status_code} to POST {path}: {answer.text[:300]}")
         return answer
+
+
+def refused(answer: httpx.Response) -> DropflowError:
+    """The error of an answer to Prefect's own client."""
+    asked = f"{answer.request.method} {answer.request.url.path}"
+    if answer.status_code >= 500 or answer.status_code in (408, 429):
+        return TransientError(f"Prefect API answered {answer.status_code} to {asked}")
+    try:
+        _let_in(answer)
+    except PermanentError as error:
+        return error
+    return PermanentError(f"Prefect API answered {answer.status_code} to {asked}: {answer.text[:300]}")
 
 
 def _let_in(answer: httpx.Response) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import command_line
@@ -142,3 +144,41 @@ def test_a_store_that_cannot_be_reached_exits_with_3(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "Is the stack running?" in done.stderr
     assert "hush" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (500, 3, "Prefect API answered 500 to GET /api/"),
+        (401, 2, "DROPFLOW_PREFECT_AUTH"),
+        (418, 2, "Prefect API answered 418 to GET /api/"),
+    ],
+)
+def test_a_prefect_server_that_refuses_is_told_by_apply_and_doctor(
+    tmp_path: Path, status: int, code: int, told: str
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            # As a server does that has lost its database: these need none.
+            self.send_response(200 if self.path.endswith(("/version", "/health")) else status)
+            self.send_header("Content-Length", "8")
+            self.end_headers()
+            self.wfile.write(b'"3.8.8"\n')
+
+        do_POST = do_GET  # noqa: N815 - the name that http.server looks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = f"http://127.0.0.1:{server.server_port}/api"
+        done = run("apply", cwd=tmp_path, DROPFLOW_PREFECT_API_URL=api)
+        looked = run("doctor", "--json", cwd=tmp_path, DROPFLOW_PREFECT_API_URL=api)
+        server.shutdown()
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    findings = {one["name"]: one for one in json.loads(looked.stdout)}
+    assert findings["deployments and automations"]["state"] == "failed"
+    assert told in findings["deployments and automations"]["found"]
