@@ -4,7 +4,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import ReceiptError
@@ -57,8 +56,7 @@ def audit(
         _list_receipts(store, datasets, receipts, done)
         _list_outputs(store, datasets, orphan_seconds, outputs, done)
         for bucket in datasets.raw_buckets:
-            raw = (store.list(bucket, prefix) for prefix in datasets.prefixes)
-            for page in pages(chain.from_iterable(raw)):
+            for page in pages(store, bucket, datasets.prefixes):
                 known = ledger.lookup(bucket, [ref.key for ref in page])
                 for ref in page:
                     _account(ref, known.get((ref.key, ref.etag)), datasets, receipts, done)
@@ -69,8 +67,7 @@ def audit(
 
 def _list_receipts(store: ObjectStore, datasets: Datasets, receipts: Seen, done: Audit) -> None:
     for bucket in datasets.output_buckets:
-        found = (store.list(bucket, prefix) for prefix in receipt_prefixes(datasets, bucket))
-        for page in pages(chain.from_iterable(found)):
+        for page in pages(store, bucket, receipt_prefixes(datasets, bucket)):
             receipts.update(f"{bucket}/{object_prefix(receipt.key)}" for receipt in page)
             done.receipts += len(page)
 
@@ -81,7 +78,7 @@ def _list_outputs(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for dataset in datasets.by_name.values():
             is_left = partial(_is_left_behind, store, dataset, orphan_seconds)
-            for page in pages(store.list(dataset.output_bucket, f"{dataset.name}/")):
+            for page in pages(store, dataset.output_bucket, [f"{dataset.name}/"]):
                 outputs.update(output.identity for output in page)
                 left = [output.url for output, yes in zip(page, pool.map(is_left, page), strict=True) if yes]
                 done.outputs += len(page)

@@ -1,7 +1,7 @@
 """The object store: a small face over boto3 whose errors say whether trying again can help."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -302,8 +302,9 @@ def _opened(body: bytes | Path) -> Iterator[bytes | IO[bytes]]:
         yield body
 
 
-def pages(refs: Iterator[ObjectRef]) -> Iterator[list[ObjectRef]]:
-    """A listing in lists of up to PAGE objects: one in memory at a time."""
+def pages(store: ObjectStore, bucket: str, prefixes: Iterable[str]) -> Iterator[list[ObjectRef]]:
+    """All below the prefixes, in lists of up to PAGE objects: one in memory at a time."""
+    refs = itertools.chain.from_iterable(store.list(bucket, prefix) for prefix in prefixes)
     while page := list(itertools.islice(refs, PAGE)):
         yield page
 

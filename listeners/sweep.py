@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import chain
 
 from dropflow.clock import utc_now
 from dropflow.datasets import Dataset, Datasets
@@ -136,8 +135,7 @@ class Sweep:
         return report
 
     def _pages(self, bucket: str, prefixes: Iterable[str]) -> Iterator[list[ObjectRef]]:
-        listed = chain.from_iterable(self._store.list(bucket, prefix) for prefix in prefixes)
-        for page in pages(listed):
+        for page in pages(self._store, bucket, prefixes):
             if self._stopped.is_set():
                 raise StoppedError
             if time.monotonic() - self._leased > LEASE_SECONDS / 4:
@@ -252,7 +250,7 @@ class Sweep:
         Only what has been written since the last sweep is looked at closely, and nothing in a first one:
         with a new ledger nothing explains any output yet.
         """
-        since, old_enough = self._outputs_since, datetime.now(UTC) - timedelta(seconds=self._orphan_seconds)
+        since, old_enough = self._outputs_since, utc_now() - timedelta(seconds=self._orphan_seconds)
         recent = [o for o in page if since and (o.modified is None or since <= o.modified < old_enough)]
         explained = self._ledger.outputs([output.key for output in recent]) if recent else set()
         return sum(self._is_orphan(dataset, output) for output in recent if output.identity not in explained)
