@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from dropflow.clock import utc_now
 from dropflow.errors import DropflowError
 from dropflow.ledger import Delivery, Entry, Fate, Ledger, Settlement
 
@@ -134,4 +135,4 @@ def _age(name: str, text: str, since: datetime | None) -> GaugeMetricFamily:
 
 
 def _seconds(since: datetime | None) -> float:
-    return max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0.0
+    return max(0.0, (utc_now() - since).total_seconds()) if since else 0.0
