@@ -22,7 +22,8 @@ def apply(settings: Settings, *, dry_run: bool = False) -> Iterator[Change]:
     try:
         yield from _apply(settings, dry_run=dry_run)
     except httpx.HTTPStatusError as error:
-        raise refused(error.response) from error
+        asked = f"{error.request.method} {error.request.url.path}"
+        raise refused(error.response, asked) from error
     except httpx.TransportError as error:
         raise unreachable("Prefect API", error) from error
 

@@ -204,8 +204,8 @@ class PrefectApi:
             "expected_start_time": {"before_": soon.isoformat()},
         }
         found: dict[str, Run] = {}
+        of = partial(Run.of, ahead=ahead)
         for chosen in (at_work, recent):
-            of = partial(Run.of, ahead=ahead)
             runs = self._all("/flow_runs/filter", {**body, "flow_runs": chosen}, of)
             found |= {run.id: run for run in runs}
         return list(found.values())
@@ -274,14 +274,13 @@ class PrefectApi:
             answer = self.http.get(path)
         except httpx.RequestError as error:
             raise unreachable(f"Prefect API {self.http.base_url}", error) from error
-        if answer.status_code >= 500:
-            raise TransientError(f"Prefect API answered {answer.status_code} to GET {path}")
-        _let_in(answer)
-        if not answer.is_success:
+        if answer.is_success:
+            return answer
+        if answer.status_code < 500 and answer.status_code != 401:
             raise PermanentError(
                 f"Prefect API answered {answer.status_code} to GET {path}: has `dropflow apply` been run?"
             )
-        return answer
+        raise refused(answer, f"GET {path}")
 
     def _all(
         self, path: str, body: dict[str, Any], of: Callable[[dict[str, Any]], T], timeout: float = TIMEOUT
@@ -299,33 +298,23 @@ class PrefectApi:
             answer = self.http.post(path, json=body, timeout=timeout)
         except httpx.RequestError as error:
             raise unreachable(f"Prefect API {self.http.base_url}", error) from error
-        if answer.status_code >= 500 or answer.status_code in (408, 429):
-            raise TransientError(f"Prefect API answered {answer.status_code} to POST {path}")
-        _let_in(answer)
-        if not answer.is_success:
-            refusal = EventRefusedError if answer.status_code in REFUSALS else PermanentError
-            raise refusal(f"Prefect API answered {answer.status_code} to POST {path}: {answer.text[:300]}")
-        return answer
+        if answer.is_success:
+            return answer
+        refusal = refused(answer, f"POST {path}")
+        raise EventRefusedError(str(refusal)) if answer.status_code in REFUSALS else refusal
 
 
-def refused(answer: httpx.Response) -> DropflowError:
-    """The error of an answer to Prefect's own client."""
-    asked = f"{answer.request.method} {answer.request.url.path}"
+def refused(answer: httpx.Response, asked: str) -> DropflowError:
+    """What an answer means that is none of success."""
+    told = f"Prefect API answered {answer.status_code} to {asked}"
     if answer.status_code >= 500 or answer.status_code in (408, 429):
-        return TransientError(f"Prefect API answered {answer.status_code} to {asked}")
-    try:
-        _let_in(answer)
-    except PermanentError as error:
-        return error
-    return PermanentError(f"Prefect API answered {answer.status_code} to {asked}: {answer.text[:300]}")
-
-
-def _let_in(answer: httpx.Response) -> None:
+        return TransientError(told)
     if answer.status_code == 401:
-        raise PermanentError(
+        return PermanentError(
             f"the Prefect API lets nobody in without its password ({answer.url}): "
             "set DROPFLOW_PREFECT_AUTH to the server's PREFECT_SERVER_API_AUTH_STRING"
         )
+    return PermanentError(f"{told}: {answer.text[:300]}")
 
 
 _ROWS, _VERSION = TypeAdapter(list[dict[str, Any]]), TypeAdapter(str)
