@@ -1,17 +1,17 @@
 """An OpenTelemetry collector that keeps the spans it is sent, over HTTP as real ones take them."""
 
 import gzip
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from serving import QuietHandler, serving
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _collected(span: Any, service: str) -> Collected:
 def collecting() -> Iterator[Collector]:
     collector = Collector("")
 
-    class Handler(BaseHTTPRequestHandler):
+    class Traces(QuietHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert self.path == "/v1/traces"
@@ -70,15 +70,6 @@ def collecting() -> Iterator[Collector]:
             self.end_headers()
             self.wfile.write(answer)
 
-        def log_message(self, *_: Any) -> None:
-            return None
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    collector.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Traces)) as server:
+        collector.url = f"http://127.0.0.1:{server.server_port}"
         yield collector
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -27,7 +27,7 @@ import httpx
 from dockerfile import Instruction, context, stages, variables
 
 from dropflow.declarations import load_datasets
-from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, free_port
+from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, answers, free_port
 from dropflow.embedded.stores import StoreAccess, Webhook, seaweedfs
 from dropflow.receipts import read_receipt
 from dropflow.samples import churn_csv
@@ -279,16 +279,16 @@ class Services:
             store.client.create_bucket(Bucket=bucket)
         api = f"http://{LOOPBACK}:{self.prefect_port}"
         serve = ["prefect", "server", "start", "--host", LOOPBACK, "--port", str(self.prefect_port)]
-        self._contain("prefect", serve, {}, lambda: _answers(f"{api}/api/health"))
+        self._contain("prefect", serve, {}, lambda: answers(f"{api}/api/health"))
         check("prefect server start, and its UI", "<title>" in httpx.get(f"{api}/").text)
         applied = self.image.contained(self.folder / "apply").run(["dropflow", "apply"], self.settings)
         check("dropflow apply", applied.returncode == 0, applied.stderr)
         self._contain("worker", ["dropflow", "worker"], self.settings, lambda: True)
         listening = f"http://{LOOPBACK}:{self.listener_port}"
         self._contain(
-            "listener", ["dropflow", "listen"], self.settings, lambda: _answers(f"{listening}/readyz")
+            "listener", ["dropflow", "listen"], self.settings, lambda: answers(f"{listening}/readyz")
         )
-        check("dropflow listen is ready", _answers(f"{listening}/healthz"))
+        check("dropflow listen is ready", answers(f"{listening}/healthz"))
         dataset = load_datasets(PROJECT / "datasets")["churn"]
         ref = store.put("raw", "churn/a.csv", churn_csv(rows=200, seed=1), "text/csv")
         deadline = time.monotonic() + READY_SECONDS
@@ -313,13 +313,6 @@ class Services:
 
     def _logs(self) -> str:
         return "\n".join(f"--- {path}\n{path.read_text()[-3000:]}" for path in self.folder.glob("*.log"))
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=4).is_success
-    except httpx.TransportError:
-        return False
 
 
 def find_python(base: str) -> Path:

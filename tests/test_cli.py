@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import command_line
 import pytest
+from serving import QuietHandler, serving
 
 from dropflow.settings import PROJECT
 
@@ -157,7 +157,7 @@ def test_a_store_that_cannot_be_reached_exits_with_3(tmp_path: Path) -> None:
 def test_a_prefect_server_that_refuses_is_told_by_apply_and_doctor(
     tmp_path: Path, status: int, code: int, told: str
 ) -> None:
-    class Refusing(BaseHTTPRequestHandler):
+    class Refusing(QuietHandler):
         def do_GET(self) -> None:
             # As a server does that has lost its database: these need none.
             self.send_response(200 if self.path.endswith(("/version", "/health")) else status)
@@ -165,17 +165,12 @@ def test_a_prefect_server_that_refuses_is_told_by_apply_and_doctor(
             self.end_headers()
             self.wfile.write(b'"3.8.8"\n')
 
-        do_POST = do_GET  # noqa: N815 - the name that http.server looks for
+        do_POST = do_GET
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Refusing)) as server:
         api = f"http://127.0.0.1:{server.server_port}/api"
         done = run("apply", cwd=tmp_path, DROPFLOW_PREFECT_API_URL=api)
         looked = run("doctor", "--json", cwd=tmp_path, DROPFLOW_PREFECT_API_URL=api)
-        server.shutdown()
     assert done.returncode == code, done.stderr
     assert told in done.stderr
     assert "Traceback" not in done.stderr

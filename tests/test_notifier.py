@@ -5,13 +5,12 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from html import escape as html_escape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import requests
 from memory_store import MemoryStore
 from pydantic import SecretStr
 from rich.console import Console
+from serving import QuietHandler, serving
 
 from dropflow.datasets import Dataset, Datasets
 from dropflow.declarations import load_datasets
@@ -47,7 +47,7 @@ class Service(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", 0), Hook)
         self.received: list[tuple[str, Any]] = []
         self.status = 200
         self.seconds = 0.0
@@ -58,7 +58,7 @@ class Service(ThreadingHTTPServer):
         return {"mattermost": f"mmost://{host}/{'a' * 24}", "json": f"json://{host}/hook"}[kind]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Hook(QuietHandler):
     server: Service
 
     def do_POST(self) -> None:
@@ -71,20 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"ok")
 
-    def log_message(self, *_: Any) -> None:
-        return
 
-
-@contextmanager
-def service() -> Iterator[Service]:
-    server = Service()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+def service() -> AbstractContextManager[Service]:
+    return serving(Service())
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from botocore.auth import S3SigV4Auth
+from serving import QuietHandler, serving
 from test_recordings import DATA, DROPPED
 from test_webhook import CountingLedger
 
@@ -68,7 +69,7 @@ def server(*answers: Handler) -> Iterator[tuple[str, list[str]]]:
     turns = itertools.chain(answers, itertools.repeat(answers[-1]))
     requests: list[str] = []
 
-    class Answering(BaseHTTPRequestHandler):
+    class Answering(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -76,14 +77,8 @@ def server(*answers: Handler) -> Iterator[tuple[str, list[str]]]:
             self.close_connection = True
             next(turns)(self)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_port}", requests
-    httpd.shutdown()
-    httpd.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Answering)) as httpd:
+        yield f"http://127.0.0.1:{httpd.server_port}", requests
 
 
 @pytest.fixture

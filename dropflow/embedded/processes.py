@@ -13,12 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+
 from dropflow.errors import DropflowError
 
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-STOP_SECONDS = 10.0
+STOP_SECONDS, ANSWER_SECONDS = 10.0, 2.0
 POLL_SECONDS = 0.2
 FIRST_RESTART, LONGEST_RESTART = 0.2, 10.0
 CALM_SECONDS = 30.0
@@ -29,6 +31,14 @@ _PR_SET_PDEATHSIG = 1
 
 class ProcessError(DropflowError):
     """A process did not become ready."""
+
+
+def answers(url: str) -> bool:
+    """Whether a process serves this, and calls it well."""
+    try:
+        return httpx.get(url, timeout=ANSWER_SECONDS).is_success
+    except httpx.TransportError:
+        return False
 
 
 def free_port(wanted: int | None = None) -> int:

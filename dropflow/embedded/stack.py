@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dropflow.datasets import Datasets
 from dropflow.declarations import load_datasets
 from dropflow.embedded.database import embedded_database
-from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, free_port
+from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, answers, free_port
 from dropflow.embedded.stores import StoreAccess, Webhook, bind_minio_webhook, minio, seaweedfs
 from dropflow.errors import SettingsError
 from dropflow.prefect_env import prefect_environment
@@ -240,19 +240,12 @@ def _address(settings: Settings) -> list[str]:
     return ["--host", url.host, "--port", str(url.port)]
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2).is_success
-    except httpx.TransportError:
-        return False
-
-
 def _api_ready(settings: Settings) -> bool:
-    return _answers(f"{settings.prefect_api}/health")
+    return answers(f"{settings.prefect_api}/health")
 
 
 def _webhook_ready(settings: Settings) -> bool:
-    return _answers(f"http://{settings.webhook_host}:{settings.webhook_port}/healthz")
+    return answers(f"http://{settings.webhook_host}:{settings.webhook_port}/healthz")
 
 
 def _store_ready(settings: Settings) -> Callable[[], bool]:
