@@ -114,7 +114,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[st
 def test_records_of_a_run_have_object_and_run_whoever_makes_them(
     lines: Callable[[], list[dict[str, Any]]],
 ) -> None:
-    log = logging.getLogger("some.library")
+    log = logging.getLogger("somebody.elses")
     with logs.about(run_id="run-1"):
         with logs.about(bucket="raw", key="churn/ä\x1b.csv"):
             log.warning("inside")
