@@ -35,7 +35,13 @@ PER_OBJECT = 0.1
 """Seconds more that each object of a delivery is given."""
 
 
-GATHER = Gather(quiet=timedelta(seconds=0.5), few=60, longest=timedelta(seconds=10))
+GATHER = Gather(
+    many=30,
+    soon=timedelta(seconds=2),
+    quiet=timedelta(seconds=0.5),
+    few=60,
+    longest=timedelta(seconds=10),
+)
 """A run costs 1.4 s of CPU before it has prepared anything."""
 
 

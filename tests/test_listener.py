@@ -209,16 +209,19 @@ def test_while_runs_are_in_flight_arrivals_gather_into_one_event(ledger: Ledger,
 
 
 NONE, LONG = timedelta(0), timedelta(hours=1)
+ANY = Gather(many=1, soon=LONG, quiet=NONE, few=9, longest=LONG)
 
 
 @pytest.mark.parametrize(
     ("gather", "batches"),
     [
-        (Gather(quiet=LONG, few=9, longest=LONG), 1),  # others may still be coming
-        (Gather(quiet=NONE, few=0, longest=LONG), 1),  # the cores are busy
-        (Gather(quiet=NONE, few=9, longest=LONG), 3),  # none comes, and few are left at work
-        (Gather(quiet=LONG, few=0, longest=NONE), 3),  # enough is enough
-        (Gather(quiet=LONG, few=0, longest=LONG, machines=3), 3),  # others have cores, too
+        (ANY._replace(quiet=LONG), 1),  # others may still be coming
+        (ANY._replace(few=0), 1),  # the cores are busy
+        (ANY, 3),  # none comes, and few are left at work
+        (ANY._replace(many=9), 1),  # too few for a run of their own
+        (ANY._replace(many=9, soon=NONE), 3),  # though they do not wait long for it
+        (ANY._replace(quiet=LONG, few=0, longest=NONE), 3),  # enough is enough
+        (ANY._replace(quiet=LONG, few=0, machines=3), 3),  # others have cores, too
         (None, 3),
     ],
 )
