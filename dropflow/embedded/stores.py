@@ -75,8 +75,9 @@ def seaweedfs(
         "-admin.ui=false",
         "-webdav=false",
         "-master.telemetry=false",
-        "-volume.max=100",
-        "-master.volumeSizeLimitMB=30",
+        # They grow as they fill, and the disk is the limit: 1 TiB.
+        "-volume.max=1000",
+        "-master.volumeSizeLimitMB=1024",
     ]
     environment = {
         "AWS_ACCESS_KEY_ID": access.access_key,
