@@ -37,7 +37,7 @@ PER_OBJECT = 0.1
 
 GATHER = Gather(
     many=30,
-    soon=timedelta(seconds=2),
+    lately=timedelta(seconds=5),
     quiet=timedelta(seconds=0.5),
     few=60,
     longest=timedelta(seconds=10),

@@ -209,7 +209,7 @@ def test_while_runs_are_in_flight_arrivals_gather_into_one_event(ledger: Ledger,
 
 
 NONE, LONG = timedelta(0), timedelta(hours=1)
-ANY = Gather(many=1, soon=LONG, quiet=NONE, few=9, longest=LONG)
+ANY = Gather(many=1, lately=LONG, quiet=NONE, few=9, longest=LONG)
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,8 @@ ANY = Gather(many=1, soon=LONG, quiet=NONE, few=9, longest=LONG)
         (ANY._replace(quiet=LONG), 1),  # others may still be coming
         (ANY._replace(few=0), 1),  # the cores are busy
         (ANY, 3),  # none comes, and few are left at work
-        (ANY._replace(many=9), 1),  # too few for a run of their own
-        (ANY._replace(many=9, soon=NONE), 3),  # though they do not wait long for it
+        (ANY._replace(many=9), 1),  # too few for a run beside one that ends soon
+        (ANY._replace(many=9, lately=NONE), 3),  # or will not
         (ANY._replace(quiet=LONG, few=0, longest=NONE), 3),  # enough is enough
         (ANY._replace(quiet=LONG, few=0, machines=3), 3),  # others have cores, too
         (None, 3),

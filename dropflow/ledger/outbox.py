@@ -45,13 +45,14 @@ LISTENER_LOST_AFTER = timedelta(seconds=15)
 class Gather(NamedTuple):
     """How objects wait for others to leave with: a run costs much before it has prepared anything.
 
-    While one of `machines` has no run they leave at once. Else fewer than `many` leave `soon` after the last
-    ones. So many are worth a run that begins while others, with all cores of their machine, end: they leave
-    when none has come for `quiet` and at most `few` are left at work, or `longest` after the last ones.
+    While one of `machines` has no run they leave at once. Else fewer than `many` wait while objects that left
+    within `lately` are at work: their run ends soon, and longer ones are not waited for. So many are worth a
+    run that begins while others, with all cores of their machine, end: they leave when none has come for
+    `quiet` and at most `few` are left at work, or `longest` after the last ones.
     """
 
     many: int
-    soon: timedelta
+    lately: timedelta
     quiet: timedelta
     few: int
     longest: timedelta
@@ -197,13 +198,14 @@ class Outbox:
         """Whether what waits since `first` waits on: for others, or for cores."""
         moment = now()
         at_work = sa.select(objects.c.event_id).where(_at_work(dataset))
-        last = sa.select(sa.func.max(deliveries.c.created)).where(deliveries.c.id.in_(at_work))
-        since = moment - max(first, db.execute(last).scalar_one() or first)
-        if since >= gather.longest:
+        query = sa.select(sa.func.max(deliveries.c.created)).where(deliveries.c.id.in_(at_work))
+        # Another listener may have settled all that was at work.
+        last = db.execute(query).scalar_one() or datetime.min
+        if moment - max(first, last) >= gather.longest:
             return False
         some = sa.select(objects.c.id).where(_waiting(dataset, moment)).limit(gather.many).subquery()
         if db.execute(sa.select(sa.func.count()).select_from(some)).scalar_one() < gather.many:
-            return since < gather.soon
+            return moment - last < gather.lately
         latest = sa.select(sa.func.max(objects.c.ready_at)).where(_waiting(dataset, moment))
         # Another listener may have settled all that waited.
         if moment - (db.execute(latest).scalar_one() or first) < gather.quiet:
