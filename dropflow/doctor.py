@@ -35,6 +35,7 @@ TRIES = 3
 """MinIO's queue is emptied every 3 s: a sweep can come before a notification that is on its way."""
 SKEW_WARNED, SKEW_FAILED = 5.0, 60.0
 """Seconds between two clocks. S3 refuses signatures that are 15 minutes off."""
+DASK_SECONDS = 5
 LOW_DISK, FULL_DISK = 2**30, 2**26
 SWEPT_WITHIN = timedelta(minutes=10)
 SECTIONS = {"store's clock": "clock", "Prefect's clock": "clock", "messages": "channel"}
@@ -72,6 +73,8 @@ def examine(settings: Settings) -> Checks:
     if prefect:
         yield _worker(settings, prefect)
         yield _in_step(settings)
+    if settings.dask_scheduler:
+        yield _dask(settings.dask_scheduler)
     ledger = yield from _ledger(settings)
     if ledger:
         try:
@@ -207,6 +210,23 @@ def _worker(settings: Settings, prefect: PrefectApi) -> Finding:
         to_do = "start one with `dropflow worker`"
         return Finding(name, "failed", f"none is online in the work pool {pool}", to_do)
     return Finding(name, "ok", f"{', '.join(printable(one, 60) for one in online)} online in {pool}")
+
+
+def _dask(scheduler: str) -> Finding:
+    try:
+        from distributed import Client
+
+        with Client(scheduler, timeout=DASK_SECONDS, set_as_default=False) as client:
+            workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    except ImportError:
+        return Finding("Dask", "failed", "it is not installed", "pip install dropflow[dask]")
+    except OSError as error:
+        to_do = "start it, or unset DROPFLOW_DASK_SCHEDULER; until then batches wait"
+        return Finding("Dask", "failed", f"{scheduler} does not answer: {error}", to_do)
+    if not workers:
+        to_do = "start `dask worker` where Dropflow is installed; until then batches wait"
+        return Finding("Dask", "warning", f"{scheduler} has no workers", to_do)
+    return Finding("Dask", "ok", f"{scheduler} has {workers} workers")
 
 
 def _in_step(settings: Settings) -> Finding:

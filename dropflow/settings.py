@@ -59,6 +59,10 @@ class Settings(BaseModel):
         default_factory=lambda: min(os.cpu_count() or 1, 8), ge=1, description="that share a run's objects"
     )
 
+    dask_scheduler: str | None = Field(
+        None, description="tcp:// or tls:// address of a Dask scheduler whose workers share a run's objects"
+    )
+
     worker_start: WorkerStart = Field(
         "fork", description="fork: from a process that has imported everything; spawn: a new Python a run"
     )
@@ -132,6 +136,13 @@ class Settings(BaseModel):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("expected an address that starts with http:// or https://")
         return value.rstrip("/") if value else None
+
+    @field_validator("dask_scheduler")
+    @classmethod
+    def _dask(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("tcp://", "tls://")):
+            raise ValueError("expected an address that starts with tcp:// or tls://")
+        return value
 
     @field_validator("prefect_auth")
     @classmethod

@@ -65,7 +65,7 @@ class Preparers:
         self._tell(work)
         while waiting or any(one.given for one in self._preparers):
             if not self._preparers:
-                yield _failed(work, waiting.popleft(), NONE_LEFT), []
+                yield failed(work, waiting.popleft(), NONE_LEFT), []
                 continue
             self._hand_out(waiting, alone=learning)
             for preparer in self._ready():
@@ -117,7 +117,7 @@ class Preparers:
             culprit, *others = preparer.given
             waiting.extendleft(reversed(others))
             code = preparer.process.exitcode
-            return _failed(work, culprit, how_it_ended(code if code is not None else 1)), []
+            return failed(work, culprit, how_it_ended(code if code is not None else 1)), []
         preparer.given.popleft()
         return answer
 
@@ -151,7 +151,7 @@ def _sent(pipe: Connection, message: Work | str) -> bool:
     return True
 
 
-def _failed(work: Work, key: str, why: str) -> Prepared:
+def failed(work: Work, key: str, why: str) -> Prepared:
     return Prepared(key, "failed", f"s3://{printable(f'{work.dataset.bucket}/{key}', 200)} {why}")
 
 
@@ -161,7 +161,7 @@ def _serve(pipe: Connection, others: list[Connection]) -> None:
         # Open here, they would keep other preparers from seeing the run's end.
         other.close()
     lines: list[Line] = []
-    log = _logger(lines)
+    log = noting(lines)
     settings = load_settings()
     store = connect(settings)
     preparation: Preparation | None = None
@@ -178,15 +178,13 @@ def _serve(pipe: Connection, others: list[Connection]) -> None:
         lines.clear()
 
 
-def _logger(lines: list[Line]) -> logging.Logger:
-    """A logger that notes its lines."""
+def noting(lines: list[Line]) -> logging.Logger:
+    """A logger of nobody else's, which notes its lines."""
 
     class Noted(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(Line(record.levelno, self.format(record)))
 
-    log = logging.getLogger(__name__)
+    log = logging.Logger(__name__, logging.INFO)
     log.addHandler(Noted())
-    log.setLevel(logging.INFO)
-    log.propagate = False
     return log

@@ -1,10 +1,11 @@
 """The preprocess flow: raw objects in, prepared Parquet, a receipt and a readable state out."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from prefect import flow, get_client, get_run_logger, runtime
@@ -21,11 +22,11 @@ from dropflow.recipes import StepKind
 from dropflow.seen import Seen
 from dropflow.settings import Settings, load_settings
 from dropflow.storage import ObjectStore, connect
-from flows import overrides
+from flows import cluster, overrides
 from flows.artifacts import harmlessly, show_progress, show_quality
 from flows.execution import MOST_SHOWN
 from flows.preparation import Log, Prepared, Result, Work
-from flows.preparers import forked
+from flows.preparers import Line, forked
 from flows.tasks import as_task
 
 MOST_TAGGED = 20
@@ -119,7 +120,7 @@ def preprocess(
         return _state(outcomes, quiet=all(key.startswith(canary_prefix(recipe)) for key in keys))
     outcomes = []
     show = show_progress(recipe.name, len(keys))
-    for outcome in _in_batch(store, work, keys, log):
+    for outcome in _in_batch(settings, store, work, keys, log):
         outcomes.append(outcome)
         if outcome.result not in ("processed", "cached"):
             own = {"bucket": recipe.bucket, "key": outcome.key}
@@ -131,12 +132,14 @@ def preprocess(
     return _state(outcomes)
 
 
-def _in_batch(store: ObjectStore, work: Work, keys: list[str], log: Log) -> Iterator[Prepared]:
-    """Prepare many objects: by the run's preparers, or where it has none, a few at once in threads."""
+def _in_batch(
+    settings: Settings, store: ObjectStore, work: Work, keys: list[str], log: Log
+) -> Iterator[Prepared]:
+    """Prepare many objects: by a cluster or the run's preparers, or where it has none, in a few threads."""
     preparation = work.preparation(store, log=log)
-    if preparers := forked():
+    if shared := _sharing(settings):
         one_teaches = not preparation.reference.is_settled()
-        for prepared, lines in preparers.prepare(work, keys, one_teaches=one_teaches):
+        for prepared, lines in shared(work, keys, one_teaches=one_teaches):
             for level, text in lines:
                 log.log(level, "%s", text, extra={"bucket": work.dataset.bucket, "key": prepared.key})
             yield prepared
@@ -145,6 +148,14 @@ def _in_batch(store: ObjectStore, work: Work, keys: list[str], log: Log) -> Iter
     contexts = (copy_context() for _ in keys)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield from pool.map(lambda context, key: context.run(preparation.prepare, key), contexts, keys)
+
+
+def _sharing(settings: Settings) -> Callable[..., Iterator[tuple[Prepared, list[Line]]]] | None:
+    """Who shares the objects of a batch: a Dask cluster, or this run's preparers."""
+    if settings.dask_scheduler:
+        return partial(cluster.prepare, settings.dask_scheduler)
+    preparers = forked()
+    return preparers.prepare if preparers else None
 
 
 def _chosen(store: ObjectStore, dataset: Dataset, keys: list[str], pattern: str) -> list[str]:

@@ -158,7 +158,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
         with TemporaryDirectory(prefix="dropflow-run-", ignore_cleanup_errors=True) as folder:
             environment["TMPDIR"] = folder
             environment[LOG_FORMAT] = self._settings.log_format
-            at_once = self._settings.batch_processes if is_batch(flow_run, configuration) else 0
+            at_once = self._preparers(flow_run, configuration)
             process = await asyncio.to_thread(
                 self._template.start, run_flow_run, flow_run.id, environment, at_once
             )
@@ -177,6 +177,10 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
         elif code:
             await self._report(flow_run, Crashed(message=how_it_ended(code)))
         return WarmWorkerResult(status_code=code, identifier=str(process.pid))
+
+    def _preparers(self, flow_run: FlowRun, configuration: WarmConfiguration) -> int:
+        is_ours = is_batch(flow_run, configuration) and not self._settings.dask_scheduler
+        return self._settings.batch_processes if is_ours else 0
 
     async def _watched(self, process: BaseProcess, limits: Limits) -> tuple[int, Excess | None]:
         """The exit code of a run's process, and the limit it has crossed."""

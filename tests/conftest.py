@@ -164,14 +164,14 @@ class Running:
 
 
 class StackTests(LoadScopeScheduling):
-    """Tests of the embedded stack by files: one file changes one stack at a time.
+    """Tests of the embedded stack and of a Dask cluster by files: one file changes one stack at a time.
 
     Of several tests at once, they are begun first, and the tutorial, which takes longest of all, with them.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file if "test_stack" in file or "test_tutorial" in file else nodeid
+        return file if any(one in file for one in ("test_stack", "test_tutorial", "test_cluster")) else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StackTests:

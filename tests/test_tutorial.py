@@ -31,6 +31,7 @@ TERMINALS = {
 DOCKER = "there is no Docker here: `test_what_is_declared_does_the_main_job_whoever_is_killed` runs what is declared"
 CLUSTER = "nobody's cluster is to be touched: `test_the_example_can_be_built` builds what it would be given"
 TRACES = "`test_one_trace_from_notification_to_receipt_reaches_a_collector` has one"
+DASK = "`test_a_cluster_prepares_every_object_once` has a scheduler and two workers of its own"
 ELSEWHERE = {
     "make demo": "CI runs it after the tests (.ci/run)",
     "make test": "CI runs it (.ci/run): it is what runs this test",
@@ -45,6 +46,10 @@ ELSEWHERE = {
     "kubectl --namespace dropflow port-forward service/prefect 4200": CLUSTER,
     "kubectl --namespace dropflow delete job apply --ignore-not-found": CLUSTER,
     "pip install 'dropflow[otel]'": "the development environment has every extra",
+    "pip install 'dropflow[dask]'": "the development environment has every extra",
+    "dask scheduler --host 10.0.0.5 --port 8786": DASK,
+    "dask worker tcp://10.0.0.5:8786 --nthreads 2": DASK,
+    "export DROPFLOW_DASK_SCHEDULER=tcp://10.0.0.5:8786": DASK,
     "export OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318": TRACES,
 }
 """Commands that this test does not run, and who does."""
