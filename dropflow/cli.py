@@ -418,7 +418,7 @@ def new_dataset(
     out.print(
         f"[green]wrote[/] {path}: {len(dataset.columns)} columns, {len(dataset.steps)} steps", soft_wrap=True
     )
-    _say("Read it, then bring it to the server: dropflow check && dropflow apply; restart the listener.")
+    _say("Read it, then bring it to the server: dropflow check && dropflow apply")
     return OK
 
 

@@ -232,7 +232,17 @@ class PrefectApi:
         Prefect itself only stops schedules then: automations still start runs.
         Raises TransientError or PermanentError.
         """
-        body = {"flows": {"name": {"any_": ["preprocess"]}}, "deployments": {"paused": {"eq_": True}}}
+        return self._deployments({"paused": {"eq_": True}})
+
+    def deployed(self) -> frozenset[str]:
+        """The datasets that have a deployment preprocess/<dataset>. Not tried again when it fails.
+
+        Raises TransientError or PermanentError.
+        """
+        return self._deployments({})
+
+    def _deployments(self, like: dict[str, Any]) -> frozenset[str]:
+        body = {"flows": {"name": {"any_": ["preprocess"]}}, "deployments": like}
         return frozenset(self._all("/deployments/filter", body, lambda row: str(row["name"]), SHORT_TIMEOUT))
 
     @retry

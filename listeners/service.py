@@ -28,6 +28,7 @@ from dropflow.receipts import PREFIX
 from dropflow.settings import Settings
 from dropflow.storage import connect
 from listeners.canary import make_canary
+from listeners.declared import Declared
 from listeners.dispatcher import GATHER, Dispatcher
 from listeners.expectations import Expectations
 from listeners.http import server_config
@@ -52,6 +53,8 @@ LEDGER_SILENT = 3 * HEARTBEAT
 LONGEST_WAIT = 30.0
 LONGEST_STOP = 9.0
 """Seconds from SIGTERM to the end; whatever hangs by then is cut off, which loses nothing."""
+FOLLOW_SECONDS = 2.0
+"""Between two looks at the datasets folder."""
 CLOCK_OFF = 60.0
 """Seconds that are told of."""
 SWEEP_SHARE = 5
@@ -60,21 +63,26 @@ SWEEP_SHARE = 5
 
 async def serve(settings: Settings) -> None:
     """Listen until SIGTERM or SIGINT. Raises SettingsError or DatasetError when it cannot start."""
-    listener = Listener(settings)
-    try:
-        await listener.run()
-    finally:
-        listener.close()
+    # asyncio's own pool has one thread a core and four: a store that hangs would take them all.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "listener"))
+    stopped = asyncio.create_task(_until_stopped())
+    datasets: Datasets | None = load_datasets(settings.datasets_dir, settings.raw_prefixes)
+    while datasets and not stopped.done():
+        listener = Listener(settings, datasets)
+        try:
+            datasets = await listener.run(stopped)
+        finally:
+            listener.close()
 
 
 class Listener:
-    """Everything of one listener process."""
+    """Everything of one listener process, as long as its datasets stay what they are."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, datasets: Datasets) -> None:
         self._settings = settings
         self._id = uuid4().hex
         self._name = f"{socket.gethostname()} {os.getpid()}"
-        self._datasets: Datasets = load_datasets(settings.datasets_dir, settings.raw_prefixes)
+        self._datasets = datasets
         self._store = connect(settings)
         self._prefect = connect_prefect(settings)
         self._ledger = Ledger(settings.ledger)
@@ -124,33 +132,41 @@ class Listener:
             again=lambda dataset: settings.prefect_ui + self._prefect.run_form(dataset),
             runbooks=settings.runbooks_url,
         )
+        self._declared = Declared(settings.datasets_dir, self._datasets, self._prefect)
         self._expectations = Expectations(self._ledger, self._datasets, self._store, self._prefect)
         self._sweep_asked = asyncio.Event()
         self._swept = False
         self._clock_told = False
         self._beaten = time.monotonic()
-        self._server: _Server | None = None
 
-    async def run(self) -> None:
-        """Until a signal comes, or a loop ends by itself."""
+    async def run(self, stopped: asyncio.Task[None]) -> Datasets | None:
+        """Until `stopped` is done, or other datasets are declared: these. Raises what a loop raises."""
         self._loop = asyncio.get_running_loop()
-        # asyncio's own pool has one thread a core and four: a store that hangs would take them all.
-        self._loop.set_default_executor(ThreadPoolExecutor(THREADS, "listener"))
-        stopped = asyncio.create_task(_until_stopped())
+        outdated = asyncio.create_task(self._other_datasets())
         tasks = [asyncio.create_task(loop) for loop in self._loops()]
-        done, _ = await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        _cut_off_after(LONGEST_STOP)
-        if self._server:
-            self._server.should_exit = True
+        done, _ = await asyncio.wait({stopped, outdated, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        cut_off = _cut_off_after(LONGEST_STOP)
         self._sweep.close()
-        for task in tasks:
+        for task in (outdated, *tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(outdated, *tasks, return_exceptions=True)
         for task in done & set(tasks):
             # A loop that ends by itself is a defect: let the supervisor see it and start us again.
             task.result()
             raise RuntimeError(f"the listener's {task.get_coro()} ended")
         await asyncio.to_thread(self._ledger.watch.leave, self._id)
+        cut_off.cancel()
+        return outdated.result() if outdated in done else None
+
+    async def _other_datasets(self) -> Datasets:
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            try:
+                if found := await asyncio.to_thread(self._declared.others):
+                    log.info("other datasets are declared: taking them up")
+                    return found
+            except DropflowError as error:
+                log.warning("whether new datasets have been applied: %s", error)
 
     def close(self) -> None:
         self._sweep.close()
@@ -284,9 +300,14 @@ class Listener:
             )
         app = make_app(self._intake, self._settings.webhook_token, self._metrics, self._why_not_ready)
         page = Page(self._settings, self._datasets, self._ledger, self._store, self._prefect, self._intake)
-        self._server = _Server(server_config(make_page(page, others=app), self._settings.webhook_host, port))
+        server = _Server(server_config(make_page(page, others=app), self._settings.webhook_host, port))
         await self._report("webhook", live=True)
-        await self._server.serve()
+        try:
+            await server.serve()
+        finally:
+            if server.started:
+                # Cancelled, it would keep the port from whoever comes next.
+                await server.shutdown()
 
     def _why_not_ready(self) -> str:
         silent = time.monotonic() - self._beaten
@@ -338,7 +359,7 @@ async def _until_stopped() -> None:
     await stopped.wait()
 
 
-def _cut_off_after(seconds: float) -> None:
+def _cut_off_after(seconds: float) -> threading.Timer:
     def cut_off() -> None:
         log.warning("not stopped after %.0f s: ending at once", seconds)
         os._exit(1)
@@ -346,6 +367,7 @@ def _cut_off_after(seconds: float) -> None:
     timer = threading.Timer(seconds, cut_off)
     timer.daemon = True
     timer.start()
+    return timer
 
 
 class _Server(uvicorn.Server):

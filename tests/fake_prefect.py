@@ -22,6 +22,8 @@ class FakePrefect:
     url: str
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: list[dict[str, Any]] = field(default_factory=list)
+    deployed: set[str] = field(default_factory=set)
+    """Datasets that have been applied."""
     work: Callable[[str, list[str]], tuple[str, str]] | None = None
     """Given a run's id and its keys: the name of the state that it ends in, and its message."""
 
@@ -68,8 +70,11 @@ def fake_prefect(host: str = LOOPBACK, port: int = 0) -> Iterator[FakePrefect]:
         # Of one page, whatever is asked for.
         return JSONResponse([] if (await request.json()).get("offset") else fake.runs)
 
-    async def deployments(_: Request) -> Response:
-        return JSONResponse([])
+    async def deployments(request: Request) -> Response:
+        asked = await request.json()
+        is_of_paused = "paused" in asked.get("deployments", {})
+        names = [] if is_of_paused or asked.get("offset") else sorted(fake.deployed)
+        return JSONResponse([{"name": name} for name in names])
 
     async def version(_: Request) -> Response:
         return JSONResponse("3.8.8")
