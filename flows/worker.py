@@ -13,6 +13,8 @@ import signal
 import socket
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from multiprocessing.process import BaseProcess
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -66,6 +68,8 @@ log = logging.getLogger(__name__)
 
 AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 PAGE = 200
+CLOCK_OFF = 5.0
+"""Seconds between our clock and the server's that are told of."""
 LOOK_SECONDS = 15
 """Between two looks for runs that a killed worker has left."""
 LOOKS = 4
@@ -369,12 +373,22 @@ def _lives(pid: str) -> bool:
         return False
 
 
+def _check_clock(date: str | None) -> None:
+    """Say that our clock is off that of the server, which answered at `date`."""
+    behind = (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds() if date else 0.0
+    if behind > CLOCK_OFF:
+        log.warning("this machine's clock is %.0f s behind Prefect's: runs start that late; use NTP", behind)
+    elif behind < -CLOCK_OFF:
+        log.warning("this machine's clock is %.0f s ahead of Prefect's: scheduled runs start early", -behind)
+
+
 async def _wait_for_server(settings: Settings) -> None:
     async with httpx.AsyncClient(timeout=2, verify=trust(settings.ca_file)) as client:
         while True:
             try:
-                if (await client.get(f"{settings.prefect_api}/health")).is_success:
-                    return
+                answer = await client.get(f"{settings.prefect_api}/health")
+                if answer.is_success:
+                    return _check_clock(answer.headers.get("date"))
             except httpx.TransportError as error:
                 why = unreachable(f"Prefect API {settings.prefect_api}", error)
                 if isinstance(why, PermanentError):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -132,3 +134,18 @@ def test_an_own_run_that_ended_without_a_word_is_marked_at_the_second_look(
     assert client.crashed == []
     assert asyncio.run(mark_crashed_runs("pool", own, doubts)) == 1
     assert client.crashed == [mute.id]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(600, "600 s behind Prefect's: runs start that late"), (-600, "600 s ahead of Prefect's"), (1, "")],
+)
+def test_a_clock_that_is_off_is_told_when_the_worker_starts(
+    seconds: int, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+    worker._check_clock(format_datetime(theirs, usegmt=True))
+    worker._check_clock(None)
+    assert [told in message.replace("599", "600").replace("601", "600") for message in caplog.messages] == (
+        [True] if told else []
+    )
