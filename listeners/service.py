@@ -67,12 +67,8 @@ async def serve(settings: Settings) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "listener"))
     stopped = asyncio.create_task(_until_stopped())
     datasets: Datasets | None = load_datasets(settings.datasets_dir, settings.raw_prefixes)
-    while datasets and not stopped.done():
-        listener = Listener(settings, datasets)
-        try:
-            datasets = await listener.run(stopped)
-        finally:
-            listener.close()
+    while datasets:
+        datasets = await Listener(settings, datasets).run(stopped)
 
 
 class Listener:
@@ -144,19 +140,24 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         outdated = asyncio.create_task(self._other_datasets())
         tasks = [asyncio.create_task(loop) for loop in self._loops()]
-        done, _ = await asyncio.wait({stopped, outdated, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        cut_off = _cut_off_after(LONGEST_STOP)
-        self._sweep.close()
-        for task in (outdated, *tasks):
-            task.cancel()
-        await asyncio.gather(outdated, *tasks, return_exceptions=True)
-        for task in done & set(tasks):
-            # A loop that ends by itself is a defect: let the supervisor see it and start us again.
-            task.result()
-            raise RuntimeError(f"the listener's {task.get_coro()} ended")
-        await asyncio.to_thread(self._ledger.watch.leave, self._id)
+        try:
+            done, _ = await asyncio.wait({stopped, outdated, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            cut_off = _cut_off_after(LONGEST_STOP)
+            self._sweep.close()
+            for task in (outdated, *tasks):
+                task.cancel()
+            await asyncio.gather(outdated, *tasks, return_exceptions=True)
+            for task in done & set(tasks):
+                # A loop that ends by itself is a defect: let the supervisor see it and start us again.
+                task.result()
+                raise RuntimeError(f"the listener's {task.get_coro()} ended")
+            await asyncio.to_thread(self._ledger.watch.leave, self._id)
+        finally:
+            self._close()
+        if stopped.done():
+            return None  # threads that hang would keep the process from its end: the cut-off stays
         cut_off.cancel()
-        return outdated.result() if outdated in done else None
+        return outdated.result()
 
     async def _other_datasets(self) -> Datasets:
         while True:
@@ -168,7 +169,7 @@ class Listener:
             except DropflowError as error:
                 log.warning("whether new datasets have been applied: %s", error)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._sweep.close()
         self._settler.close()
         self._notifier.close()

@@ -93,6 +93,15 @@ def moto_endpoint() -> Iterator[str]:
     server.stop()
 
 
+def store_environment(endpoint: str) -> dict[str, str]:
+    """How a process is told of the fake store."""
+    return {
+        "DROPFLOW_S3_ENDPOINT": endpoint,
+        "DROPFLOW_S3_ACCESS_KEY": "testing-access",
+        "DROPFLOW_S3_SECRET_KEY": "testing-secret",
+    }
+
+
 @pytest.fixture
 def settings(moto_endpoint: str, tmp_path: Path) -> Settings:
     return load_settings(

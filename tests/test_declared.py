@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from conftest import wait_until
+from conftest import store_environment, wait_until
 from fake_prefect import FakePrefect, fake_prefect
 
 from dropflow.datasets import Datasets
@@ -125,9 +125,7 @@ def test_a_running_listener_goes_on_with_other_datasets(
         "PATH": "",
         "DROPFLOW_DATA_DIR": str(tmp_path / "data"),
         "DROPFLOW_DATASETS_DIR": str(folder),
-        "DROPFLOW_S3_ENDPOINT": settings.s3_endpoint,
-        "DROPFLOW_S3_ACCESS_KEY": "testing-access",
-        "DROPFLOW_S3_SECRET_KEY": "testing-secret",
+        **store_environment(settings.s3_endpoint or ""),
         "DROPFLOW_PREFECT_API_URL": prefect.url,
         "DROPFLOW_LISTEN_STREAM": "false",
         "DROPFLOW_WEBHOOK_PORT": str(port),

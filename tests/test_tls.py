@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from authority import Authority, in_front_of
+from conftest import store_environment
 from test_stream import line, server, streaming
 
 from dropflow.errors import PermanentError, SettingsError
@@ -141,9 +142,7 @@ def test_commands_end_with_what_to_do(over_tls: Settings, others: Authority, com
         "PATH": "/usr/bin:/bin",
         "HOME": str(over_tls.data_dir),
         "DROPFLOW_DATA_DIR": str(over_tls.data_dir),
-        "DROPFLOW_S3_ENDPOINT": over_tls.s3_endpoint,
-        "DROPFLOW_S3_ACCESS_KEY": "testing-access",
-        "DROPFLOW_S3_SECRET_KEY": "testing-secret",
+        **store_environment(over_tls.s3_endpoint),
         "DROPFLOW_PREFECT_API_URL": f"{over_tls.s3_endpoint}/api",
         "DROPFLOW_CA_FILE": str(others.file),
     }

@@ -1,0 +1,39 @@
+"""A listener ends when it is told to, whatever hangs."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from conftest import store_environment, wait_until
+
+from dropflow.embedded.processes import LOOPBACK
+from listeners.service import LONGEST_STOP
+
+
+def test_a_listener_whose_store_hangs_ends_in_time(tmp_path: Path) -> None:
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        environment = {
+            "DROPFLOW_DATA_DIR": str(tmp_path / "data"),
+            **store_environment(f"http://{LOOPBACK}:{silent.getsockname()[1]}"),
+            "DROPFLOW_PREFECT_API_URL": f"http://{LOOPBACK}:9/api",
+            "DROPFLOW_LISTEN_STREAM": "false",
+        }
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dropflow", "listen"], env=environment, stderr=log
+            )
+        try:
+            silent.settimeout(60)
+            connection, _ = silent.accept()
+            with connection:
+                wait_until(lambda: connection.recv(1, socket.MSG_PEEK), 10, "a request that is not answered")
+                process.send_signal(signal.SIGTERM)
+                began = time.monotonic()
+                process.wait(LONGEST_STOP + 10)
+        finally:
+            process.kill()
+    assert time.monotonic() - began < LONGEST_STOP + 5
+    assert "not stopped after 9 s: ending at once" in (tmp_path / "log").read_text()
