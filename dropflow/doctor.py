@@ -213,16 +213,16 @@ def _worker(settings: Settings, prefect: PrefectApi) -> Finding:
 
 
 def _dask(scheduler: str) -> Finding:
-    try:
-        from distributed import Client
+    from flows.cluster import connected
 
-        with Client(scheduler, timeout=DASK_SECONDS, set_as_default=False) as client:
+    try:
+        with connected(scheduler, DASK_SECONDS) as client:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
-    except ImportError:
+    except SettingsError:
         return Finding("Dask", "failed", "it is not installed", "pip install dropflow[dask]")
-    except OSError as error:
+    except DropflowError as error:
         to_do = "start it, or unset DROPFLOW_DASK_SCHEDULER; until then batches wait"
-        return Finding("Dask", "failed", f"{scheduler} does not answer: {error}", to_do)
+        return Finding("Dask", "failed", str(error), to_do)
     if not workers:
         to_do = "start `dask worker` where Dropflow is installed; until then batches wait"
         return Finding("Dask", "warning", f"{scheduler} has no workers", to_do)

@@ -12,12 +12,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from dropflow import __version__
-from dropflow.errors import SettingsError
-from dropflow.objects import printable
+from dropflow.errors import SettingsError, TransientError
 from dropflow.settings import load_settings
 from dropflow.storage import connect
-from flows.preparation import Preparation, Prepared, Work
-from flows.preparers import Line, failed, noting
+from flows.outcomes import Apart, Outcome
+from flows.preparation import Work
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -27,7 +26,17 @@ AHEAD = 1000
 """Tasks that the scheduler has at once: it need not hold a million keys of a glob."""
 KILLS = "brings down the Dask workers that prepare it: their logs may tell why"
 
-Outcome = tuple[Prepared, list[Line]]
+
+def connected(scheduler: str, seconds: float) -> "Client":
+    """Raises SettingsError without Dask, TransientError where the scheduler does not answer in time."""
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise SettingsError("DROPFLOW_DASK_SCHEDULER needs Dask: pip install dropflow[dask]") from error
+    try:
+        return Client(scheduler, timeout=seconds, set_as_default=False)
+    except OSError as error:
+        raise TransientError(f"{scheduler} does not answer: {error}") from error
 
 
 def prepare(
@@ -39,21 +48,17 @@ def prepare(
     scheduler cannot be reached, or is lost, what is left is interrupted. Raises SettingsError without Dask.
     """
     try:
-        from distributed import Client
-    except ImportError as error:
-        raise SettingsError("DROPFLOW_DASK_SCHEDULER needs Dask: pip install dropflow[dask]") from error
-    try:
-        client = Client(scheduler, timeout=ANSWER_SECONDS, set_as_default=False)
-    except OSError as error:
+        client = connected(scheduler, ANSWER_SECONDS)
+    except TransientError as error:
         for key in keys:
-            yield _interrupted(work, key, f"{scheduler} does not answer: {error}")
+            yield _interrupted(work, key, str(error))
         return
     with client:
         waiting = iter(keys)
         while one_teaches and (first := next(waiting, None)) is not None:
             for prepared, lines in _shared(client, work, iter([first])):
                 yield prepared, lines
-                if prepared.result in ("processed", "cached"):
+                if prepared.is_done:
                     one_teaches, work = False, replace(work, refit=False)
         yield from _shared(client, work, waiting)
 
@@ -89,7 +94,7 @@ def _outcome(future: "Future", work: Work, key: str) -> Outcome:
         return outcome
     error = future.exception() if future.status == "error" else None
     if isinstance(error, KilledWorker):
-        return failed(work, key, KILLS), []
+        return work.outcome(key, "failed", KILLS), []
     # Whatever the object is like, preparing it raises nothing: the cluster is not as it should be.
     return _interrupted(
         work, key, f"{type(error).__name__}: {error}" if error else f"its task is {future.status}"
@@ -97,30 +102,25 @@ def _outcome(future: "Future", work: Work, key: str) -> Outcome:
 
 
 def _interrupted(work: Work, key: str, why: str) -> Outcome:
-    name = f"s3://{printable(f'{work.dataset.bucket}/{key}', 200)}"
-    return Prepared(key, "interrupted", f"{name} the Dask cluster: {why}; it is tried again"), []
+    return work.outcome(key, "interrupted", f"the Dask cluster: {why}; it is tried again"), []
 
 
-class _OfThread(threading.local):
-    """A Dask worker's thread prepares one object at a time."""
-
-    def __init__(self) -> None:
-        self.lines: list[Line] = []
-        self.work: Work | None = None
-        self.preparation: Preparation | None = None
+_mine = threading.local()
+"""Of a Dask worker's thread, which prepares one object at a time."""
 
 
-_mine = _OfThread()
+def _apart(work: Work) -> Apart:
+    """This thread's: the next object is mostly of the same run. Raises SettingsError."""
+    if not hasattr(_mine, "store"):
+        _mine.store = connect(load_settings())
+    if getattr(_mine, "work", None) != work:
+        _mine.apart, _mine.work = Apart(work, _mine.store), work
+    apart: Apart = _mine.apart
+    return apart
 
 
 def _prepared(key: str, *, work: Work, version: str) -> Outcome:
     """On a Dask worker. Raises SettingsError where that has no settings, or another version of Dropflow."""
     if version != __version__:
         raise SettingsError(f"the run has Dropflow {version}, a Dask worker {__version__}")
-    if _mine.preparation is None or _mine.work != work:
-        store = connect(load_settings())
-        _mine.work, _mine.preparation = work, work.preparation(store, log=noting(_mine.lines))
-    prepared = _mine.preparation.prepare(key)
-    lines = list(_mine.lines)
-    _mine.lines.clear()
-    return prepared, lines
+    return _apart(work).prepare(key)

@@ -57,6 +57,11 @@ class Prepared:
     message: str
     rows: int = 0
 
+    @property
+    def is_done(self) -> bool:
+        """Whether its output stands."""
+        return self.result in ("processed", "cached")
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -86,7 +91,7 @@ class Preparation:
 
     def prepare(self, key: str) -> Prepared:
         """Bring one object to its receipt. An error here is this object's alone."""
-        name = f"s3://{printable(f'{self.dataset.bucket}/{key}', 200)}"
+        name = _name(self.dataset, key)
         with about(bucket=self.dataset.bucket, key=key, dataset=self.dataset.name, run_id=self.run_id):
             return self._prepared(key, name)
 
@@ -337,6 +342,14 @@ class Work:
 
     def preparation(self, store: ObjectStore, **more: Any) -> Preparation:
         return Preparation(store, **vars(self), **more)
+
+    def outcome(self, key: str, result: Result, why: str) -> Prepared:
+        """Of an object that nobody could be asked to prepare, or that whoever was asked did not survive."""
+        return Prepared(key, result, f"{_name(self.dataset, key)} {why}")
+
+
+def _name(dataset: Dataset, key: str) -> str:
+    return f"s3://{printable(f'{dataset.bucket}/{key}', 200)}"
 
 
 class Found(NamedTuple):

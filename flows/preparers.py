@@ -4,7 +4,6 @@ They are forked before the run has threads, as a process with threads cannot be 
 a file brings down takes that file's object with it and no other.
 """
 
-import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,25 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
-from typing import NamedTuple
 
 from dropflow import tracing
-from dropflow.objects import printable
 from dropflow.settings import load_settings
 from dropflow.storage import connect
 from flows.limits import how_it_ended
-from flows.preparation import Preparation, Prepared, Work
+from flows.outcomes import Apart, Outcome
+from flows.preparation import Work
 
 NONE_LEFT = "no process is left to prepare it: the worker's log may tell why"
 AHEAD = 2
 """Keys that a preparer has been given: it need not wait for the next."""
-
-
-class Line(NamedTuple):
-    """Of a preparer's log: it belongs to the run's."""
-
-    level: int
-    text: str
 
 
 @dataclass
@@ -53,9 +44,7 @@ class Preparers:
             theirs.close()
             self._preparers.append(_Preparer(process, ours))
 
-    def prepare(
-        self, work: Work, keys: Sequence[str], *, one_teaches: bool = False
-    ) -> Iterator[tuple[Prepared, list[Line]]]:
+    def prepare(self, work: Work, keys: Sequence[str], *, one_teaches: bool = False) -> Iterator[Outcome]:
         """Prepare the objects; outcomes come as they are done, with what was logged.
 
         `one_teaches`: the preprocessor is fitted on one of them, and the others wait until that is done.
@@ -65,13 +54,13 @@ class Preparers:
         self._tell(work)
         while waiting or any(one.given for one in self._preparers):
             if not self._preparers:
-                yield failed(work, waiting.popleft(), NONE_LEFT), []
+                yield work.outcome(waiting.popleft(), "failed", NONE_LEFT), []
                 continue
             self._hand_out(waiting, alone=learning)
             for preparer in self._ready():
                 prepared, lines = self._answer(preparer, work, waiting)
                 yield prepared, lines
-                if learning and prepared.result in ("processed", "cached"):
+                if learning and prepared.is_done:
                     learning = False
                     self._tell(replace(work, refit=False))
 
@@ -108,16 +97,16 @@ class Preparers:
         ready = wait([one.pipe for one in at_work])
         return [one for one in at_work if one.pipe in ready]
 
-    def _answer(self, preparer: _Preparer, work: Work, waiting: deque[str]) -> tuple[Prepared, list[Line]]:
+    def _answer(self, preparer: _Preparer, work: Work, waiting: deque[str]) -> Outcome:
         try:
-            answer: tuple[Prepared, list[Line]] = preparer.pipe.recv()
+            answer: Outcome = preparer.pipe.recv()
         except (EOFError, OSError):
             self._preparers.remove(preparer)
             preparer.process.join()
             culprit, *others = preparer.given
             waiting.extendleft(reversed(others))
             code = preparer.process.exitcode
-            return failed(work, culprit, how_it_ended(code if code is not None else 1)), []
+            return work.outcome(culprit, "failed", how_it_ended(code if code is not None else 1)), []
         preparer.given.popleft()
         return answer
 
@@ -151,40 +140,20 @@ def _sent(pipe: Connection, message: Work | str) -> bool:
     return True
 
 
-def failed(work: Work, key: str, why: str) -> Prepared:
-    return Prepared(key, "failed", f"s3://{printable(f'{work.dataset.bucket}/{key}', 200)} {why}")
-
-
 def _serve(pipe: Connection, others: list[Connection]) -> None:
     """In a preparer: prepare what comes, until the run has ended."""
     for other in others:
         # Open here, they would keep other preparers from seeing the run's end.
         other.close()
-    lines: list[Line] = []
-    log = noting(lines)
-    settings = load_settings()
-    store = connect(settings)
-    preparation: Preparation | None = None
+    store = connect(load_settings())
+    apart: Apart | None = None
     while True:
         try:
             message: Work | str = pipe.recv()
         except EOFError:
             return tracing.flush()
         if isinstance(message, Work):
-            preparation = message.preparation(store, log=log)
+            apart = Apart(message, store)
             continue
-        assert preparation
-        pipe.send((preparation.prepare(message), list(lines)))
-        lines.clear()
-
-
-def noting(lines: list[Line]) -> logging.Logger:
-    """A logger of nobody else's, which notes its lines."""
-
-    class Noted(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(Line(record.levelno, self.format(record)))
-
-    log = logging.Logger(__name__, logging.INFO)
-    log.addHandler(Noted())
-    return log
+        assert apart
+        pipe.send(apart.prepare(message))

@@ -25,8 +25,9 @@ from dropflow.storage import ObjectStore, connect
 from flows import cluster, overrides
 from flows.artifacts import harmlessly, show_progress, show_quality
 from flows.execution import MOST_SHOWN
+from flows.outcomes import Outcome
 from flows.preparation import Log, Prepared, Result, Work
-from flows.preparers import Line, forked
+from flows.preparers import forked
 from flows.tasks import as_task
 
 MOST_TAGGED = 20
@@ -122,7 +123,7 @@ def preprocess(
     show = show_progress(recipe.name, len(keys))
     for outcome in _in_batch(settings, store, work, keys, log):
         outcomes.append(outcome)
-        if outcome.result not in ("processed", "cached"):
+        if not outcome.is_done:
             own = {"bucket": recipe.bucket, "key": outcome.key}
             log.info("%s: %s", outcome.result, outcome.message, extra=own)
         if len(outcomes) % 100 == 0 or len(outcomes) == len(keys):
@@ -150,7 +151,7 @@ def _in_batch(
         yield from pool.map(lambda context, key: context.run(preparation.prepare, key), contexts, keys)
 
 
-def _sharing(settings: Settings) -> Callable[..., Iterator[tuple[Prepared, list[Line]]]] | None:
+def _sharing(settings: Settings) -> Callable[..., Iterator[Outcome]] | None:
     """Who shares the objects of a batch: a Dask cluster, or this run's preparers."""
     if settings.dask_scheduler:
         return partial(cluster.prepare, settings.dask_scheduler)

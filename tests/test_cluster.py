@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import store_environment
 from dask import config
 from distributed import LocalCluster
-from test_preparers import kill, put
+from test_preparers import make_lethal, put, with_lethal
 
 from dropflow import doctor
 from dropflow.datasets import Dataset
@@ -17,14 +18,6 @@ from dropflow.storage import ObjectStore
 from flows import cluster
 from flows.preparation import Prepared, Work
 from flows.preprocessors import cards
-
-
-def settings_of(endpoint: str) -> dict[str, str]:
-    return {
-        "DROPFLOW_S3_ENDPOINT": endpoint,
-        "DROPFLOW_S3_ACCESS_KEY": "testing-access",
-        "DROPFLOW_S3_SECRET_KEY": "testing-secret",
-    }
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +29,8 @@ def dask(moto_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         LocalCluster(
             n_workers=2,
             threads_per_worker=2,
-            env=settings_of(moto_endpoint) | {"PYTHONPATH": str(Path(__file__).parent)},
-            dashboard_address=None,
+            env=store_environment(moto_endpoint) | {"PYTHONPATH": str(Path(__file__).parent)},
+            dashboard_address="127.0.0.1:0",
             local_directory=str(tmp_path_factory.mktemp("dask")),
         ) as found,
     ):
@@ -83,8 +76,8 @@ def test_a_file_that_kills_its_workers_fails_alone(
     dask: LocalCluster, store: ObjectStore, churn: Dataset
 ) -> None:
     keys = put(store, 4)
-    kill(store, keys[2])
-    work = Work(churn.model_copy(update={"prepare": "sharing:prepare"}), "run")
+    make_lethal(store, keys[2])
+    work = with_lethal(churn)
     found = results(cluster.prepare(dask.scheduler_address, work, [keys[2]]))
     assert found[keys[2]].result == "failed"
     assert "s3://raw/churn/2.csv brings down the Dask workers" in found[keys[2]].message
@@ -97,10 +90,10 @@ def test_a_lost_scheduler_interrupts_what_is_left(
 ) -> None:
     monkeypatch.setattr(cluster, "AHEAD", 2)
     monkeypatch.setattr(cluster, "ANSWER_SECONDS", 1)
-    for name, value in settings_of(moto_endpoint).items():
+    for name, value in store_environment(moto_endpoint).items():
         monkeypatch.setenv(name, value)
     keys = put(store, 6)
-    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as lost:
+    with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as lost:
         address = lost.scheduler_address
         outcomes = cluster.prepare(address, Work(churn, "run"), keys)
         first, _ = next(outcomes)
@@ -130,7 +123,7 @@ def test_workers_of_another_version_prepare_nothing(
 def test_the_doctor_counts_workers_and_says_where_there_are_none(dask: LocalCluster) -> None:
     found = doctor._dask(dask.scheduler_address)
     assert (found.state, found.found) == ("ok", f"{dask.scheduler_address} has 2 workers")
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as idle:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as idle:
         found = doctor._dask(idle.scheduler_address)
     assert (found.state, found.found) == ("warning", f"{idle.scheduler_address} has no workers")
     assert "`dask worker`" in found.to_do

@@ -14,24 +14,23 @@ from dropflow.samples import churn_csv
 from dropflow.settings import PROJECT, Settings
 from dropflow.storage import ObjectStore
 from flows import preparers
-from flows.preparation import Prepared, Work
-from flows.preparers import Line, Preparers
+from flows.outcomes import Outcome
+from flows.preparation import Work
+from flows.preparers import Preparers
 from flows.preprocessors import cards
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["flows.preparers"])
 
 
-def outcomes(
-    settings: Settings, work: Work, keys: list[str], number: int = 2
-) -> list[tuple[Prepared, list[Line]]]:
+def outcomes(settings: Settings, work: Work, keys: list[str], number: int = 2) -> list[Outcome]:
     ours, theirs = multiprocessing.Pipe()
     process = processes.Process(target=shared, args=(settings, number, work, keys, theirs))
     process.start()
     theirs.close()
     try:
         assert ours.poll(60), "the preparers do not end"
-        answers: list[tuple[Prepared, list[Line]]] = ours.recv()
+        answers: list[Outcome] = ours.recv()
     finally:
         process.join(10)
     assert process.exitcode == 0
@@ -45,11 +44,16 @@ def put(store: ObjectStore, number: int) -> list[str]:
     return keys
 
 
-def kill(store: ObjectStore, key: str) -> None:
+def make_lethal(store: ObjectStore, key: str) -> None:
+    """Preparing it `with_lethal` kills the process."""
     header, first, *rows = store.get("raw", key)[1].decode().splitlines()
     cells = first.split(",")
     cells[header.split(",").index("EstimatedSalary")] = str(LETHAL)
     store.put("raw", key, "\n".join([header, ",".join(cells), *rows]).encode(), "text/csv")
+
+
+def with_lethal(dataset: Dataset) -> Work:
+    return Work(dataset.model_copy(update={"prepare": "sharing:prepare"}), "run")
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
@@ -69,9 +73,8 @@ def test_a_file_that_kills_takes_no_other_with_it(
     settings: Settings, store: ObjectStore, churn: Dataset
 ) -> None:
     keys = put(store, 8)
-    kill(store, keys[2])
-    work = Work(churn.model_copy(update={"prepare": "sharing:prepare"}), "run")
-    found = {prepared.key: prepared for prepared, _ in outcomes(settings, work, keys)}
+    make_lethal(store, keys[2])
+    found = {prepared.key: prepared for prepared, _ in outcomes(settings, with_lethal(churn), keys)}
     assert {key for key, one in found.items() if one.result == "processed"} == {*keys} - {keys[2]}
     assert found[keys[2]].result == "failed"
     assert "s3://raw/churn/2.csv its process was ended by SIGSEGV" in found[keys[2]].message
@@ -82,9 +85,8 @@ def test_where_every_process_was_killed_what_is_left_fails_and_nothing_hangs(
 ) -> None:
     keys = put(store, 5)
     for key in keys[:2]:
-        kill(store, key)
-    work = Work(churn.model_copy(update={"prepare": "sharing:prepare"}), "run")
-    found = {prepared.key: prepared for prepared, _ in outcomes(settings, work, keys, 2)}
+        make_lethal(store, key)
+    found = {prepared.key: prepared for prepared, _ in outcomes(settings, with_lethal(churn), keys)}
     assert len(found) == 5
     left = [one for one in found.values() if "no process is left" in one.message]
     assert left
