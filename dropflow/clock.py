@@ -4,6 +4,7 @@ They must not wait for each other because a clock is off: what one has put off u
 """
 
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 LITTLE = timedelta(seconds=1)
 """By so much clocks differ everywhere."""
@@ -12,6 +13,11 @@ _ahead = timedelta(0)
 
 def utc_now() -> datetime:
     return datetime.now(UTC) + _ahead
+
+
+def ahead_of_us(date: str | None) -> timedelta:
+    """How far a server's clock is ahead, by the `Date` of an answer that just came; 0 without."""
+    return parsedate_to_datetime(date) - utc_now() if date else timedelta(0)
 
 
 def agree_on(theirs: datetime) -> timedelta:

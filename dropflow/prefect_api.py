@@ -15,7 +15,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import httpx
 from pydantic import SecretStr, TypeAdapter
 
-from dropflow.clock import utc_now
+from dropflow.clock import ahead_of_us, utc_now
 from dropflow.errors import DropflowError, EventRefusedError, PermanentError, TransientError
 from dropflow.objects import ObjectRef
 from dropflow.retry import retry
@@ -160,8 +160,7 @@ class PrefectApi:
 
     def _ahead(self) -> timedelta:
         """By how much Prefect's clock, which dates runs, is ahead of ours; 0 when it does not say."""
-        date = self._answer("/admin/version").headers.get("date")
-        return parsedate_to_datetime(date) - utc_now() if date else timedelta(0)
+        return ahead_of_us(self._answer("/admin/version").headers.get("date"))
 
     @retry
     def workers_online(self, work_pool: str) -> tuple[list[str], bool]:

@@ -13,8 +13,6 @@ import signal
 import socket
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from multiprocessing.process import BaseProcess
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,6 +44,7 @@ from prefect.workers.base import (
 )
 from pydantic import Field
 
+from dropflow.clock import ahead_of_us
 from dropflow.errors import PermanentError
 from dropflow.settings import Settings
 from dropflow.tls import trust, unreachable
@@ -375,7 +374,7 @@ def _lives(pid: str) -> bool:
 
 def _check_clock(date: str | None) -> None:
     """Say that our clock is off that of the server, which answered at `date`."""
-    behind = (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds() if date else 0.0
+    behind = ahead_of_us(date).total_seconds()
     if behind > CLOCK_OFF:
         log.warning("this machine's clock is %.0f s behind Prefect's: runs start that late; use NTP", behind)
     elif behind < -CLOCK_OFF:

@@ -18,8 +18,8 @@ class Declared:
 
     def __init__(self, folder: Path, taken: Datasets, prefect: PrefectApi) -> None:
         self._folder, self._taken, self._prefect = folder, taken, prefect
+        self._found = taken
         self._seen: Stamps = {}
-        self._waits = False
 
     def others(self) -> Datasets | None:
         """Those that can be taken up: all are valid, and new ones have been applied.
@@ -28,22 +28,24 @@ class Declared:
         """
         stamps = _stamps(self._folder)
         is_new, self._seen = stamps != self._seen, stamps
-        if not is_new and not self._waits:
+        if is_new:
+            self._found = self._read()
+        if self._found is self._taken:
             return None
-        self._waits = False
+        # Without a deployment nothing would prepare their objects, which would be given up in the end.
+        missing = self._found.by_name.keys() - self._taken.by_name.keys() - self._prefect.deployed()
+        if missing and is_new:
+            log.info("%s: taken up once `dropflow apply` has been there", ", ".join(sorted(missing)))
+        return None if missing else self._found
+
+    def _read(self) -> Datasets:
+        """What the folder declares; what was taken, where that is the same or a file is wrong."""
         try:
             found = load_datasets(self._folder, self._taken.prefixes)
         except DatasetError as error:
             log.warning("datasets stay as they were: %s", error)
-            return None
-        if found == self._taken:
-            return None
-        # Without a deployment nothing would prepare their objects, which would be given up in the end.
-        self._waits = True
-        missing = found.by_name.keys() - self._taken.by_name.keys() - self._prefect.deployed()
-        if missing and is_new:
-            log.info("%s: taken up once `dropflow apply` has been there", ", ".join(sorted(missing)))
-        return None if missing else found
+            return self._taken
+        return self._taken if found == self._taken else found
 
 
 def _stamps(folder: Path) -> Stamps:

@@ -75,7 +75,7 @@ def seaweedfs(
         "-admin.ui=false",
         "-webdav=false",
         "-master.telemetry=false",
-        # They grow as they fill, and the disk is the limit: 1 TiB.
+        # Volumes grow as they fill: with room for 1 TiB, the disk is the limit.
         "-volume.max=1000",
         "-master.volumeSizeLimitMB=1024",
     ]

@@ -6,7 +6,7 @@ which Prefect takes for the same event.
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -98,7 +98,7 @@ class Outbox:
             )
             runs = gather.machines if gather else most_in_flight
             size = SIZES[0 if is_interrupted else min(first.deliveries, len(SIZES) - 1)]
-            size = _share(db, ordered, runs, size)
+            size = _share(_number(db, _waiting(dataset, moment), runs * size), runs, size)
             found = [entry(row) for row in db.execute(ordered.where(alike).limit(size).with_for_update())]
             chosen = _fitting(self._without_superseded(db, found))
             if not chosen:
@@ -203,8 +203,7 @@ class Outbox:
         last = db.execute(query).scalar_one() or datetime.min
         if moment - max(first, last) >= gather.longest:
             return False
-        some = sa.select(objects.c.id).where(_waiting(dataset, moment)).limit(gather.many).subquery()
-        if db.execute(sa.select(sa.func.count()).select_from(some)).scalar_one() < gather.many:
+        if _number(db, _waiting(dataset, moment), gather.many) < gather.many:
             return moment - last < gather.lately
         latest = sa.select(sa.func.max(objects.c.ready_at)).where(_waiting(dataset, moment))
         # Another listener may have settled all that waited.
@@ -327,11 +326,15 @@ class Outbox:
         return posted, again
 
 
-def _share(db: sa.Connection, waiting: sa.Select[Any], runs: int, most: int) -> int:
+def _share(number: int, runs: int, most: int) -> int:
     """How many of those that wait leave together: leaving as many to each other run keeps all cores busy."""
-    some = waiting.with_only_columns(objects.c.id).limit(runs * most).subquery()
-    number = db.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
     return min(most, max(FEWEST, -(-number // runs)))
+
+
+def _number(db: sa.Connection, like: sa.ColumnElement[bool], most: int) -> int:
+    """Of such objects; no more than `most` are counted."""
+    some = sa.select(objects.c.id).where(like).limit(most).subquery()
+    return db.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
 
 
 def _waiting(dataset: str, moment: datetime) -> sa.ColumnElement[bool]:
