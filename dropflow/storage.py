@@ -1,6 +1,7 @@
 """The object store: a small face over boto3 whose errors say whether trying again can help."""
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -309,6 +310,10 @@ def pages(store: ObjectStore, bucket: str, prefixes: Iterable[str]) -> Iterator[
         yield page
 
 
+_sessions = threading.Lock()
+"""One thread at a time makes a client: a session is not thread-safe, its clients are."""
+
+
 def connect(settings: Settings) -> ObjectStore:
     """Open the store the settings name. Raises SettingsError."""
     if not (settings.s3_endpoint and settings.s3_access_key and settings.s3_secret_key):
@@ -316,27 +321,28 @@ def connect(settings: Settings) -> ObjectStore:
             "no object store: start one with `dropflow up`, or set DROPFLOW_S3_ENDPOINT, "
             "DROPFLOW_S3_ACCESS_KEY and DROPFLOW_S3_SECRET_KEY"
         )
-    session, keys = _session(settings.s3_access_key, settings.s3_secret_key)
-    client = session.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region,
-        verify=str(settings.ca_file) if settings.ca_file else None,
-        **keys,
-        config=Config(
-            s3={"addressing_style": "path"},
-            # Retrying is dropflow.retry's business alone.
-            retries={"total_max_attempts": 1},
-            # Newer checksums are trailers that many S3-compatible stores do not read.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            connect_timeout=5,
-            read_timeout=60,
-            max_pool_connections=32,
-            # Else botocore makes up one of twenty parts, a request.
-            user_agent="dropflow",
-        ),
-    )
+    with _sessions:
+        session, keys = _session(settings.s3_access_key, settings.s3_secret_key)
+        client = session.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint,
+            region_name=settings.s3_region,
+            verify=str(settings.ca_file) if settings.ca_file else None,
+            **keys,
+            config=Config(
+                s3={"addressing_style": "path"},
+                # Retrying is dropflow.retry's business alone.
+                retries={"total_max_attempts": 1},
+                # Newer checksums are trailers that many S3-compatible stores do not read.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                connect_timeout=5,
+                read_timeout=60,
+                max_pool_connections=32,
+                # Else botocore makes up one of twenty parts, a request.
+                user_agent="dropflow",
+            ),
+        )
     if not keys:
         client.meta.events.register("needs-retry.s3", cast("Callable[..., None]", _read_again))
     return ObjectStore(client)

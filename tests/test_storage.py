@@ -1,5 +1,7 @@
 """Store, receipts, and the keys of receipts and outputs, against moto."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from dropflow import retry
+from dropflow import retry, storage
 from dropflow.datasets import Dataset
 from dropflow.declarations import load_datasets
 from dropflow.errors import (
@@ -193,6 +195,20 @@ def test_without_a_store_the_settings_to_make_are_named(settings: Settings) -> N
 def receipt(**changes: Any) -> Receipt:
     fields = {"dataset": "churn", "bucket": "raw", "key": REF.key, "etag": REF.etag, "fingerprint": "f1"}
     return Receipt(**{**fields, "fate": "processed", **changes})
+
+
+def test_many_threads_may_connect_at_once(settings: Settings) -> None:
+    for _ in range(3):
+        storage.shared_session.cache_clear()
+        storage._core.cache_clear()
+        together = threading.Barrier(8)
+
+        def connected(_: int, together: threading.Barrier = together) -> ObjectStore:
+            together.wait()
+            return connect(settings)
+
+        with ThreadPoolExecutor(8) as threads:
+            assert len(list(threads.map(connected, range(8)))) == 8
 
 
 def test_one_receipt_per_object_and_fingerprint(store: ObjectStore, churn: Dataset) -> None:
