@@ -258,7 +258,8 @@ def _secret_in(path: Path, name: str) -> str:
     return secret
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """What is wrong with which variables, never their values."""
     lines = []
     for problem in error.errors(include_input=False, include_url=False):
         name = PREFIX + ".".join(str(part) for part in problem["loc"]).upper()
@@ -303,7 +304,7 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
     try:
         settings = Settings(**{**stack, **chosen})
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from error
+        raise SettingsError(explain(error)) from error
     # Checked as the others are, but not copied: these follow their files.
     from_files = {name: value for name, value in chosen.items() if isinstance(value, FileSecret)}
     hide(part for name in SECRETS if (secret := getattr(settings, name)) for part in _parts(name, secret))

@@ -45,7 +45,8 @@ from prefect.workers.base import (
 from pydantic import Field
 
 from dropflow.clock import ahead_of_us
-from dropflow.errors import PermanentError
+from dropflow.errors import PermanentError, SettingsError
+from dropflow.rotation import TakenUp
 from dropflow.settings import Settings
 from dropflow.tls import trust, unreachable
 from flows import alive
@@ -75,6 +76,10 @@ LOOKS = 4
 """In a row, in which a worker of another machine is offline. After an outage of Prefect all are, at first."""
 KILLED: State[Any] = Crashed(message="The worker was killed. What has no receipt is delivered again.")
 MUTE: State[Any] = Crashed(message="Its end could not be told. What has no receipt is delivered again.")
+FOLLOW_SECONDS = 2
+"""Between two looks at the file with Prefect's credentials."""
+DRAIN_SECONDS = 30
+"""Given to runs at work: they go by the credentials that they were started with."""
 WORKER_TYPE = "dropflow"
 ENTRYPOINT = "PREFECT__FLOW_ENTRYPOINT"
 """What Prefect's own runner tells its processes by."""
@@ -131,6 +136,13 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
         self._settings = settings
         self._template = Template(settings.worker_start)
         self._at_work: set[int] = set()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more runs, and wait until those at work have ended, or so long."""
+        await self._polling.acquire()
+        with anyio.move_on_after(seconds):
+            while self._at_work:
+                await anyio.sleep(0.1)
 
     def warm_up(self) -> None:
         """Start the template process and wait until its imports are done."""
@@ -239,6 +251,7 @@ def is_batch(flow_run: FlowRun, configuration: BaseJobConfiguration) -> bool:
 def run_worker(settings: Settings) -> None:
     """Work for the pool until SIGTERM: wait for server and pool, warm up, poll.
 
+    Raises SettingsError when Prefect's credentials were replaced in their file: it is to be started again.
     `export_prefect_environment` must have been called before this module was imported.
     """
     asyncio.run(_work(settings))
@@ -262,9 +275,22 @@ async def _work(settings: Settings) -> None:
             together.create_task(_mark_crashed_runs_for_ever(settings.work_pool, worker.name)),
             together.create_task(poll_when_told(worker.get_and_submit_flow_runs)),
         ]
-        await worker.start(printer=log.info)
-        for task in (*others, touching):
+        polling = together.create_task(worker.start(printer=log.info))
+        outdated = together.create_task(_outdated(TakenUp(settings, "prefect_auth"), worker))
+        await asyncio.wait({polling, outdated}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (polling, outdated, *others, touching):
             task.cancel()
+    if not outdated.cancelled():
+        raise SettingsError(f"{outdated.result()} was replaced: ending, to be started with the new one")
+
+
+async def _outdated(secrets: TakenUp, worker: WarmWorker) -> str:
+    """Which secret was replaced, once no run is at work. Prefect's client keeps what it was made with."""
+    while not (replaced := await asyncio.to_thread(secrets.replaced)):
+        await asyncio.sleep(FOLLOW_SECONDS)
+    log.info("%s was replaced: no more runs are begun", replaced[0])
+    await worker.drain(DRAIN_SECONDS)
+    return replaced[0]
 
 
 def worker_name(pid: int) -> str:

@@ -25,6 +25,7 @@ from dropflow.ledger import Ledger
 from dropflow.objects import ObjectRef
 from dropflow.prefect_api import connect_prefect, object_created_event
 from dropflow.receipts import PREFIX
+from dropflow.rotation import TakenUp
 from dropflow.settings import Settings
 from dropflow.storage import connect
 from listeners.canary import make_canary
@@ -54,7 +55,7 @@ LONGEST_WAIT = 30.0
 LONGEST_STOP = 9.0
 """Seconds from SIGTERM to the end; whatever hangs by then is cut off, which loses nothing."""
 FOLLOW_SECONDS = 2.0
-"""Between two looks at the datasets folder."""
+"""Between two looks at the datasets folder, and at the files with secrets."""
 CLOCK_OFF = 60.0
 """Seconds that are told of."""
 SWEEP_SHARE = 5
@@ -72,7 +73,7 @@ async def serve(settings: Settings) -> None:
 
 
 class Listener:
-    """Everything of one listener process, as long as its datasets stay what they are."""
+    """Everything of one listener process, as long as its datasets and secrets stay what they are."""
 
     def __init__(self, settings: Settings, datasets: Datasets) -> None:
         self._settings = settings
@@ -129,6 +130,8 @@ class Listener:
             runbooks=settings.runbooks_url,
         )
         self._declared = Declared(settings.datasets_dir, self._datasets, self._prefect)
+        # The store's keys and the channels' URLs are read whenever they are used.
+        self._secrets = TakenUp(settings, "prefect_auth", "ledger_url", "webhook_token", "page_token")
         self._expectations = Expectations(self._ledger, self._datasets, self._store, self._prefect)
         self._sweep_asked = asyncio.Event()
         self._swept = False
@@ -136,9 +139,12 @@ class Listener:
         self._beaten = time.monotonic()
 
     async def run(self, stopped: asyncio.Task[None]) -> Datasets | None:
-        """Until `stopped` is done, or other datasets are declared: these. Raises what a loop raises."""
+        """Until `stopped` is done: None; or until another listener has to go on, with these datasets.
+
+        Raises what a loop raises.
+        """
         self._loop = asyncio.get_running_loop()
-        outdated = asyncio.create_task(self._other_datasets())
+        outdated = asyncio.create_task(self._outdated())
         tasks = [asyncio.create_task(loop) for loop in self._loops()]
         try:
             done, _ = await asyncio.wait({stopped, outdated, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -159,9 +165,12 @@ class Listener:
         cut_off.cancel()
         return outdated.result()
 
-    async def _other_datasets(self) -> Datasets:
+    async def _outdated(self) -> Datasets:
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
+            if replaced := await asyncio.to_thread(self._secrets.replaced):
+                log.info("%s: replaced, and taken up", ", ".join(replaced))
+                return self._datasets
             try:
                 if found := await asyncio.to_thread(self._declared.others):
                     log.info("other datasets are declared: taking them up")

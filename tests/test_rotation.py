@@ -1,15 +1,21 @@
 """Keys that are replaced in their files while a process runs, against a real store that has replaced them."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
+from conftest import store_environment, wait_until
 from test_stream import line, server, status, streaming
 from weed import weed
 
 from dropflow import retry
+from dropflow.embedded.processes import answers, free_port
 from dropflow.errors import PermanentError
+from dropflow.rotation import TakenUp
 from dropflow.settings import FileSecret, Settings, load_settings
 from dropflow.storage import connect
 from listeners import stream
@@ -93,3 +99,62 @@ def test_a_file_that_is_gone_or_empty_leaves_the_secret_as_it_was(tmp_path: Path
     file.write_text("two")
     assert secret.get_secret_value() == "two"
     assert "two" not in f"{secret} {secret!r}"
+
+
+def test_what_was_replaced_is_named_while_it_is_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("WEBHOOK_TOKEN", "PREFECT_AUTH"):
+        (tmp_path / name).write_text("user:sixteen-or-more")
+        monkeypatch.setenv(f"DROPFLOW_{name}_FILE", str(tmp_path / name))
+    settings = load_settings(tmp_path, env_file=tmp_path / ".env")
+    taken = TakenUp(settings, "webhook_token", "prefect_auth", "page_token")
+    assert not taken.replaced()
+    (tmp_path / "WEBHOOK_TOKEN").write_text("short")
+    (tmp_path / "PREFECT_AUTH").write_text("user:another-password")
+    assert not taken.replaced()
+    assert not taken.replaced()
+    (told,) = caplog.messages
+    assert told.startswith("secrets stay as they were: DROPFLOW_WEBHOOK_TOKEN: ")
+    assert "short" not in told
+    (tmp_path / "WEBHOOK_TOKEN").write_text("another-of-sixteen-or-more")
+    assert taken.replaced() == ["DROPFLOW_WEBHOOK_TOKEN", "DROPFLOW_PREFECT_AUTH"]
+    (tmp_path / "WEBHOOK_TOKEN").unlink()
+    assert taken.replaced() == ["DROPFLOW_WEBHOOK_TOKEN", "DROPFLOW_PREFECT_AUTH"], "as it was held last"
+
+
+def test_a_running_listener_goes_on_with_replaced_secrets(tmp_path: Path) -> None:
+    token, ledger, port = tmp_path / "token", tmp_path / "ledger", free_port()
+    token.write_text("a-token-of-before")
+    ledger.write_text(f"sqlite:///{tmp_path}/before.sqlite")
+    environment = {
+        **store_environment("http://127.0.0.1:9"),
+        "DROPFLOW_DATA_DIR": str(tmp_path),
+        "DROPFLOW_PREFECT_API_URL": "http://127.0.0.1:9/api",
+        "DROPFLOW_LISTEN_STREAM": "false",
+        "DROPFLOW_WEBHOOK_PORT": str(port),
+        "DROPFLOW_WEBHOOK_TOKEN_FILE": str(token),
+        "DROPFLOW_LEDGER_URL_FILE": str(ledger),
+    }
+    url = f"http://127.0.0.1:{port}"
+
+    def answer(given: str) -> int:
+        headers = {"Authorization": f"Bearer {given}"}
+        return httpx.post(f"{url}/notifications", content=b"{}", headers=headers).status_code
+
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-m", "dropflow", "listen"], env=environment, stderr=log)
+    try:
+        wait_until(lambda: answers(f"{url}/healthz"), 60, "the listener")
+        assert (answer("a-token-of-before"), answer("a-token-of-after")) == (204, 401)
+        token.write_text("a-token-of-after")
+        ledger.write_text(f"sqlite:///{tmp_path}/after.sqlite")
+        wait_until((tmp_path / "after.sqlite").exists, 30, "the ledger of after")
+        wait_until(lambda: answers(f"{url}/healthz"), 30, "the listener again")
+        assert (answer("a-token-of-before"), answer("a-token-of-after")) == (401, 204)
+        assert process.poll() is None
+    finally:
+        process.kill()
+    text = (tmp_path / "log").read_text()
+    assert "replaced, and taken up" in text
+    assert "a-token-of" not in text

@@ -1,4 +1,4 @@
-"""Secrets and certificates with everything real: store, Prefect server, worker, listener."""
+"""Secrets with everything real: store, Prefect server, worker, listener."""
 
 import json
 import os
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from authority import Authority, in_front_of
 from conftest import Running, wait_until
 from test_notifier import service
 
@@ -24,23 +23,6 @@ from dropflow.storage import connect
 
 pytestmark = pytest.mark.stack
 
-
-def test_prefects_own_client_trusts_the_authority_in_the_file(running: Running, tmp_path: Path) -> None:
-    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
-    port = int(running.settings.prefect_api.removesuffix("/api").rpartition(":")[2])
-    with in_front_of(port, ours.server()) as secure:
-        url = f"https://127.0.0.1:{secure}/api"
-        trusted, other = (
-            running.cli("apply", "--diff", DROPFLOW_PREFECT_API_URL=url, DROPFLOW_CA_FILE=str(one.file))
-            for one in (ours, theirs)
-        )
-    assert trusted.returncode == 0, trusted.stderr
-    assert other.returncode == 2, other.stderr
-    assert "DROPFLOW_CA_FILE" in other.stderr
-    assert "Traceback" not in other.stderr
-
-
-# Secrets
 
 EVERYTHING = "import logging\nlogging.Logger.isEnabledFor = lambda self, level: True\n"
 """As `sitecustomize`: every logger of every library says all that it can."""

@@ -1,0 +1,127 @@
+"""Commands and workers as on other machines: by TLS, and with addresses and credentials alone."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from authority import Authority, in_front_of
+from conftest import Running, wait_until
+from distributed import Client
+
+from dropflow.samples import churn_csv
+from flows.execution import MOST_SHOWN
+
+pytestmark = pytest.mark.stack
+
+DASK = str(Path(sys.executable).with_name("dask"))
+
+
+def environment_of(running: Running, folder: Path) -> dict[str, str]:
+    settings = running.settings
+    assert settings.s3_endpoint
+    assert settings.s3_access_key
+    assert settings.s3_secret_key
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "DROPFLOW_DATA_DIR": str(folder / "data"),
+        "DROPFLOW_S3_ENDPOINT": settings.s3_endpoint,
+        "DROPFLOW_S3_ACCESS_KEY": settings.s3_access_key.get_secret_value(),
+        "DROPFLOW_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+        "DROPFLOW_PREFECT_API_URL": settings.prefect_api,
+    }
+
+
+@contextmanager
+def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def worker_elsewhere(
+    running: Running, folder: Path, **more: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """`dropflow worker`, which stands in for the stack's own, and its log."""
+    own, log = running.stack.supervisor.processes["worker"], folder / "worker.log"
+    own.stop()
+    try:
+        command = [sys.executable, "-m", "dropflow", "worker"]
+        with started(command, environment_of(running, folder) | more, log) as worker:
+            yield worker, log
+    finally:
+        own.start()
+
+
+def test_prefects_own_client_trusts_the_authority_in_the_file(running: Running, tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    port = int(running.settings.prefect_api.removesuffix("/api").rpartition(":")[2])
+    with in_front_of(port, ours.server()) as secure:
+        url = f"https://127.0.0.1:{secure}/api"
+        trusted, other = (
+            running.cli("apply", "--diff", DROPFLOW_PREFECT_API_URL=url, DROPFLOW_CA_FILE=str(one.file))
+            for one in (ours, theirs)
+        )
+    assert trusted.returncode == 0, trusted.stderr
+    assert other.returncode == 2, other.stderr
+    assert "DROPFLOW_CA_FILE" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_a_worker_works_over_tls_until_its_credentials_are_replaced(running: Running, tmp_path: Path) -> None:
+    authority, auth = Authority(tmp_path, "ours"), tmp_path / "auth"
+    auth.write_text("user:before")
+    store, prefect = (
+        int(url.removesuffix("/api").rpartition(":")[2])
+        for url in (running.settings.s3_endpoint or "", running.settings.prefect_api)
+    )
+    with (
+        in_front_of(store, authority.server()) as store,
+        in_front_of(prefect, authority.server()) as prefect,
+        worker_elsewhere(
+            running,
+            tmp_path,
+            DROPFLOW_S3_ENDPOINT=f"https://127.0.0.1:{store}",
+            DROPFLOW_PREFECT_API_URL=f"https://127.0.0.1:{prefect}/api",
+            DROPFLOW_PREFECT_AUTH_FILE=str(auth),
+            DROPFLOW_CA_FILE=str(authority.file),
+        ) as (worker, log),
+    ):
+        drop = running.put("churn/over-tls.csv", churn_csv(20))
+        assert running.outcome(drop).fate == "processed"
+        (run,) = running.runs(drop)
+        assert f" {worker.pid} " in run["labels"]["prefect.worker.name"]
+        auth.write_text("user:after")
+        assert worker.wait(60) == 2
+    *_, last = log.read_text().splitlines()
+    assert last.endswith("DROPFLOW_PREFECT_AUTH was replaced: ending, to be started with the new one")
+
+
+def test_a_dask_cluster_prepares_the_batches_of_a_worker(running: Running, tmp_path: Path) -> None:
+    environment, log = environment_of(running, tmp_path), tmp_path / "scheduler.log"
+    scheduler = [DASK, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    with started(scheduler, environment, log):
+        found = wait_until(lambda: re.search(r"tcp://127\.0\.0\.1:\d+", log.read_text()), 60, "the scheduler")
+        worker = [DASK, "worker", found[0], "--nthreads", "2", "--no-dashboard"]
+        with (
+            started(worker, environment, tmp_path / "dask.log"),
+            worker_elsewhere(running, tmp_path, DROPFLOW_DASK_SCHEDULER=found[0]),
+            Client(found[0], set_as_default=False) as client,
+        ):
+            client.wait_for_workers(1, timeout=60)
+            keys = [f"churn/by-dask-{number:02}.csv" for number in range(30)]
+            drops = [running.put(key, churn_csv(20, seed=place)) for place, key in enumerate(keys)]
+            assert {running.outcome(drop).fate for drop in drops} == {"processed"}
+            # A task is at least released, waiting, at work and in memory; a handful may have come in a run of its own.
+            moves = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
+            assert moves > 4 * (len(keys) - MOST_SHOWN)
