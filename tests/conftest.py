@@ -172,19 +172,27 @@ class Running:
         return (found[0].fate.value, found[0].reason) if found else None
 
 
-class StackTests(LoadScopeScheduling):
-    """Tests of the embedded stack and of a Dask cluster by files: one file changes one stack at a time.
+OF_ITS_OWN = ("test_tutorial", "test_secrets", "test_compose", "test_two_listeners", "test_cluster")
+"""Files that start many processes, or take long."""
 
-    Of several tests at once, they are begun first, and the tutorial, which takes longest of all, with them.
-    """
+
+class StackFirst(LoadScopeScheduling):
+    """All tests of the embedded stack go to one process, which starts it once, and begins with them."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file if any(one in file for one in ("test_stack", "test_tutorial", "test_cluster")) else nodeid
+        if "test_stack" in file:
+            return "stack"
+        return file if any(one in file for one in OF_ITS_OWN) else nodeid
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StackTests:
-    return StackTests(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StackFirst:
+    return StackFirst(config, log)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: tests wait for a third of their time."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")
