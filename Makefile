@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 # Installs in seconds what takes pip minutes. It does not know how pip is set up: where it finds no index, pip goes on.
-UV := $(BIN)/uv pip install --quiet --python .venv/bin/python --no-deps
+UV := $(BIN)/uv pip install --quiet --python .venv/bin/python --no-deps --compile-bytecode
 
 setup: .venv/.installed  ## create .venv from the lock
 
