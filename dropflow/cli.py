@@ -29,7 +29,7 @@ from dropflow.declarations import load_datasets
 from dropflow.errors import DropflowError, PermanentError, SettingsError, TransientError
 from dropflow.ledger import Fate, Ledger
 from dropflow.logs import log_to_stderr
-from dropflow.objects import printable
+from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import connect_prefect
 from dropflow.settings import Settings, StoreKind, load_settings
 from dropflow.storage import connect
@@ -223,6 +223,39 @@ def explain(object: str, /, *, data_dir: DataDir = None, as_json: AsJson = False
     for line in story.now:
         out.print(f"  [dim]now[/] {escape(line)}", soft_wrap=True)
     out.print(f"  [dim]next[/] {escape(story.next)}", soft_wrap=True)
+    return OK
+
+
+@app.command
+def report(
+    object: str,  # noqa: A002
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    data_dir: DataDir = None,
+) -> int:
+    """Write the quality report of a prepared object as a page.
+
+    Parameters
+    ----------
+    object
+        s3://bucket/key, bucket/key, or just the key.
+    output
+        Where to write it; by default <name>.html here. An earlier one is replaced.
+    """
+    from dropflow.explain import locate
+    from dropflow.report import report_of
+
+    settings = load_settings(data_dir)
+    datasets = load_datasets(settings.datasets_dir, settings.raw_prefixes)
+    ref = ObjectRef(*locate(object, datasets))
+    dataset, why_none = datasets.find(ref.bucket, ref.key)
+    if dataset is None:
+        raise SettingsError(f"{printable(ref.url, 400)}: {why_none}")
+    page = report_of(connect(settings), dataset, ref)
+    path = output or Path(f"{printable(ref.name, 200)}.html")
+    path.write_bytes(page)
+    out.print(f"[green]wrote[/] {escape(str(path))}: open it in a browser", soft_wrap=True)
     return OK
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import AlreadyExistsError, ObjectMissingError, ReceiptError, TransientError
 from dropflow.objects import ObjectRef, printable
+from dropflow.quality import Figures, Quality, StepDone
 from dropflow.storage import ABSENT, ObjectStore, Stat
 
 PREFIX = "_receipts/"
@@ -23,20 +24,10 @@ MOST_RACES = 10
 """Attempts of a conditional write that others keep winning."""
 
 
-class StepDone(BaseModel):
-    """What one step did, in words, and how long it took."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    detail: str
-    seconds: float
-
-
 class Receipt(BaseModel):
     """The recorded outcome of preparing one object. Times are UTC."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     dataset: str
     bucket: str
@@ -55,6 +46,9 @@ class Receipt(BaseModel):
     filtered: int = 0
     quarantine_key: str = ""
     report_key: str = ""
+    """The report as a page, of earlier versions."""
+    figures: Figures | None = None
+    """What the report is made of, with the rest."""
     preprocessor: str = ""
     """Version of the stored one that was applied; "" where the file was fitted on its own."""
     warnings: tuple[str, ...] = ()
@@ -78,6 +72,37 @@ class Receipt(BaseModel):
     @property
     def output_url(self) -> str:
         return self.output.url if self.output_key else ""
+
+    @property
+    def quality(self) -> Quality | None:
+        """What its report shows; None where there are no figures."""
+        if self.figures is None:
+            return None
+        return Quality(
+            dataset=self.dataset,
+            url=ObjectRef(self.bucket, self.key).url,
+            output_url=self.output_url,
+            run_id=self.flow_run_id,
+            rows_in=self.rows_in or 0,
+            rows_out=self.rows_out or 0,
+            filtered=self.filtered,
+            steps=self.steps,
+            warnings=self.warnings,
+            preprocessor=self.preprocessor,
+            quarantined=self.figures.quarantined,
+            before=self.figures.before,
+            after=self.figures.after,
+            drift=self.figures.drift,
+            seconds=self.figures.seconds,
+        )
+
+    def to_json(self) -> bytes:
+        """A line for each field, and one for all figures."""
+        text = self.model_dump_json(indent=1, exclude={"figures"})
+        if self.figures:
+            own = self.model_dump_json(include={"figures"})
+            text = f"{text.removesuffix('}').rstrip()},\n {own[1:-1]}\n}}"
+        return text.encode()
 
 
 def _folder(dataset: Dataset, key: str, prefix: str = PREFIX) -> str:
@@ -194,7 +219,7 @@ def commit_receipt(store: ObjectStore, dataset: Dataset, receipt: Receipt, *, fo
     """
     ref = ObjectRef(receipt.bucket, receipt.key, receipt.etag)
     bucket, key = dataset.output_bucket, receipt_key(dataset, ref, receipt.fingerprint)
-    body = receipt.model_dump_json(indent=1).encode()
+    body = receipt.to_json()
     instead_of = ABSENT
     for _ in range(MOST_RACES):
         try:

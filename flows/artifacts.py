@@ -10,8 +10,8 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.exceptions import PrefectException
 
 from dropflow.objects import printable
-from flows.quality import Quality
-from flows.report import to_markdown
+from dropflow.quality import Quality
+from dropflow.report import to_markdown
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +25,11 @@ def harmlessly(show: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return None
 
 
-def show_quality(quality: Quality, report_url: str) -> None:
+def show_quality(quality: Quality) -> None:
     """The quality report, under one key for all versions of an object."""
     digest = hashlib.sha256(quality.url.encode()).hexdigest()[:12]
     key = f"quality-{quality.dataset}-{digest}".replace("_", "-")
-    text = to_markdown(quality, report_url)
+    text = to_markdown(quality)
     harmlessly(create_markdown_artifact, text, key=key, description=printable(quality.url, 200))
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from dropflow.columns import Strict
 from dropflow.datasets import Drift
-from flows.quality import DriftLine
+from dropflow.quality import DriftLine
 
 Floats = npt.NDArray[np.float64]
 

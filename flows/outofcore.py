@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 
 from dropflow.datasets import Dataset
 from dropflow.errors import RejectedError, TransientError
-from dropflow.receipts import StepDone
+from dropflow.quality import FrameProfile, StepDone
 from dropflow.recipes import Step
 from flows import contract, reading, steps
 from flows.ahead import ahead, mapped
 from flows.encoding import PARQUET, to_readable_csv
 from flows.learners import BOUND, learner
+from flows.profiles import profile
 from flows.pruning import reduced, sources
-from flows.quality import FrameProfile, profile
 from flows.reading.disk import check_room
 from flows.transformers import LARGEST_WHOLE, Columnwise
 

@@ -17,7 +17,6 @@ from dropflow.receipts import (
     FINGERPRINT,
     MOST_RACES,
     QUARANTINE,
-    REPORTS,
     RUN,
     SOURCE,
     companion_key,
@@ -25,8 +24,6 @@ from dropflow.receipts import (
 )
 from dropflow.storage import ABSENT, ObjectStore, Stat
 from flows.encoding import CONTENT_TYPES, to_readable_csv
-from flows.quality import Quality
-from flows.report import to_html
 
 
 def publish(
@@ -75,8 +72,8 @@ def publish(
 
 
 @dataclass(frozen=True)
-class Companions:
-    """What is kept beside the output of one object: rows set aside, and the quality report.
+class Quarantine:
+    """Rows of one object that were set aside, kept beside its output.
 
     Named after bytes and recipe as the receipt is, which tells of them: written twice they are the same.
     """
@@ -86,23 +83,14 @@ class Companions:
     ref: ObjectRef
     fingerprint: str
 
-    def quarantine(self, bad: pd.DataFrame) -> str:
+    def keep(self, bad: pd.DataFrame) -> str:
         """Store the bad rows as CSV; the key, or "" when there is none."""
-        if bad.empty:
-            return ""
-        return self.quarantine_csv(to_readable_csv(bad))
+        return "" if bad.empty else self.keep_csv(to_readable_csv(bad))
 
-    def quarantine_csv(self, body: bytes | Path) -> str:
+    def keep_csv(self, body: bytes | Path) -> str:
         """Store the bad rows, as CSV already; the key."""
-        return self._put(QUARANTINE, "csv", body, "text/csv; charset=utf-8")
-
-    def report(self, quality: Quality) -> str:
-        """Store the quality report as HTML; the key."""
-        return self._put(REPORTS, "html", to_html(quality).encode(), "text/html; charset=utf-8")
-
-    def _put(self, prefix: str, ending: str, body: bytes | Path, kind: str) -> str:
-        key = companion_key(prefix, self.dataset, self.ref, self.fingerprint, ending)
-        self.store.put(self.dataset.output_bucket, key, body, kind)
+        key = companion_key(QUARANTINE, self.dataset, self.ref, self.fingerprint, "csv")
+        self.store.put(self.dataset.output_bucket, key, body, "text/csv; charset=utf-8")
         return key
 
 

@@ -23,20 +23,22 @@ from dropflow.errors import (
 )
 from dropflow.logs import about
 from dropflow.objects import ObjectRef, printable
+from dropflow.quality import Figures, Quality, kept_drift, kept_reasons
 from dropflow.receipts import Receipt, commit_receipt, standing_receipt
 from dropflow.storage import ObjectStore, Opened
 from flows import steps
-from flows.contract import Checked
 from flows.encoding import encode
-from flows.outofcore import Done, OutOfCore, Spool, why_not
-from flows.outputs import Companions, publish, remove_orphan
+from flows.outofcore import Done, OutOfCore, why_not
+from flows.outputs import Quarantine, publish, remove_orphan
 from flows.preprocessors import Preprocessor, save
-from flows.quality import Quality, Quarantined, profile
+from flows.profiles import profile
 from flows.reading import can_be_streamed
 from flows.reference import Reference
 from flows.transformation import Stage, Transformation
 
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+Made = dict[str, Any]
+"""The fields of a receipt that preparing decides."""
 Result = Literal["processed", "rejected", "cached", "duplicate", "failed", "interrupted", "missing"]
 
 
@@ -44,7 +46,7 @@ def plainly(_title: str, function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def nobody(_quality: Quality, _url: str) -> None:
+def nobody(_quality: Quality) -> None:
     return None
 
 
@@ -65,7 +67,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How the objects of one run are prepared. `told` hears of each one's quality and report."""
+    """How the objects of one run are prepared. `told` hears of each one's quality."""
 
     store: ObjectStore
     dataset: Dataset
@@ -77,7 +79,7 @@ class Preparation:
     large_bytes: float = float("inf")
     """A larger object is prepared part by part, where that can be."""
     stage: Stage = plainly
-    told: Callable[[Quality, str], None] = nobody
+    told: Callable[[Quality], None] = nobody
     log: Log = field(default_factory=lambda: logging.getLogger(__name__))
     reference: Reference = field(init=False)
     transformation: Transformation = field(init=False)
@@ -148,7 +150,7 @@ class Preparation:
                 done = self._make(ref, content, fingerprint, preprocessor)
         except RejectedError as error:
             remove_orphan(self.store, self.dataset, key, self.orphan_seconds)
-            done = Made({"fate": "rejected", "reason": str(error)})
+            done = {"fate": "rejected", "reason": str(error)}
         if done is None:
             message = "was overwritten while it was prepared: its new content gets a run of its own"
             return "duplicate", message, 0
@@ -159,13 +161,13 @@ class Preparation:
             etag=ref.etag,
             fingerprint=fingerprint,
             flow_run_id=self.run_id,
-            **done.fields,
+            **done,
         )
         if not self.stage("commit", commit, self.store, self.dataset, receipt, self.force):
             return "duplicate", "was prepared by another run at the same time", 0
-        if done.quality:
+        if quality := receipt.quality:
             # Once all is done: Prefect takes its time to show it.
-            self.told(done.quality, f"s3://{self.dataset.output_bucket}/{receipt.report_key}")
+            self.told(quality)
         return receipt.fate, _told(receipt), receipt.rows_out or 0
 
     def _preprocessor(self, key: str) -> Preprocessor | None:
@@ -195,32 +197,34 @@ class Preparation:
 
     def _make(
         self, ref: ObjectRef, content: bytes, fingerprint: str, preprocessor: Preprocessor | None
-    ) -> "Made | None":
-        """Transform, write the output and its companions; None when the object was overwritten meanwhile."""
+    ) -> Made | None:
+        """Transform, write output and quarantine; None when the object was overwritten meanwhile."""
         started = time.perf_counter()
         made = self.transformation.transform(ref, content, preprocessor)
         target = (self.store, self.dataset, ref, fingerprint, self.run_id)
         output = self.stage("write", write, made.frame, *target, self.force)
         if output is None:
             return None
-        companions = Companions(self.store, self.dataset, ref, fingerprint)
-        quality = self._quality(
-            ref,
-            output,
-            preprocessor,
-            time.perf_counter() - started,
-            made.checked,
-            rows_in=made.raw_rows,
-            rows_out=len(made.frame),
-            filtered=made.filtered,
+        quarantine = Quarantine(self.store, self.dataset, ref, fingerprint)
+        figures = Figures(
             before=profile(made.checked.good),
             after=profile(made.frame),
-            steps=made.steps,
-            drift=made.drift,
-            warnings=made.warnings,
+            quarantined=kept_reasons(made.checked.reasons, made.checked.examples),
+            drift=kept_drift(made.drift),
+            seconds=time.perf_counter() - started,
         )
-        quarantine_key = companions.quarantine(made.checked.bad)
-        return self._done(quality, output, companions, len(made.checked.bad), quarantine_key)
+        return self._made(
+            output,
+            preprocessor,
+            rows_in=made.raw_rows,
+            rows_out=len(made.frame),
+            quarantined=len(made.checked.bad),
+            quarantine_key=quarantine.keep(made.checked.bad),
+            filtered=made.filtered,
+            steps=made.steps,
+            warnings=made.warnings,
+            figures=figures,
+        )
 
     def _is_large(self, ref: ObjectRef, preprocessor: Preprocessor | None) -> bool:
         """Whether the object is to be prepared part by part. Says why not where it should."""
@@ -233,9 +237,7 @@ class Preparation:
             self.log.warning("%s is large, and prepared in memory as a whole: %s", ref.url, reason)
         return not reason
 
-    def _make_large(
-        self, ref: ObjectRef, fingerprint: str, preprocessor: Preprocessor | None
-    ) -> "Made | None":
+    def _make_large(self, ref: ObjectRef, fingerprint: str, preprocessor: Preprocessor | None) -> Made | None:
         """As `_make`, with what is in between on disk."""
         started = time.perf_counter()
         with TemporaryDirectory(prefix="dropflow-") as folder:
@@ -246,87 +248,42 @@ class Preparation:
             output = self.stage("write", publish, *target, made.output, self.force)
             if output is None:
                 return None
-            companions = Companions(self.store, self.dataset, ref, fingerprint)
+            quarantine = Quarantine(self.store, self.dataset, ref, fingerprint)
             spool = made.spool
-            quality = self._quality(
-                ref,
-                output,
-                preprocessor,
-                time.perf_counter() - started,
-                spool,
-                rows_in=spool.rows,
-                rows_out=made.rows,
-                filtered=spool.good_rows - made.rows,
+            figures = Figures(
                 before=made.before,
                 after=made.after,
+                quarantined=kept_reasons(spool.reasons, spool.examples),
+                seconds=time.perf_counter() - started,
+            )
+            return self._made(
+                output,
+                preprocessor,
+                rows_in=spool.rows,
+                rows_out=made.rows,
+                quarantined=spool.bad_rows,
+                quarantine_key=quarantine.keep_csv(spool.quarantine) if spool.quarantine else "",
+                filtered=spool.good_rows - made.rows,
                 steps=made.steps,
                 warnings=made.warnings,
+                figures=figures,
             )
-            quarantine_key = companions.quarantine_csv(spool.quarantine) if spool.quarantine else ""
-        return self._done(quality, output, companions, spool.bad_rows, quarantine_key)
 
-    def _quality(
-        self,
-        ref: ObjectRef,
-        output: ObjectRef,
-        preprocessor: Preprocessor | None,
-        seconds: float,
-        checked: Checked | Spool,
-        **figures: Any,
-    ) -> Quality:
-        """`figures`: the fields of Quality that only the way of preparing knows."""
-        return Quality(
-            dataset=self.dataset.name,
-            url=ref.url,
-            output_url=output.url,
-            run_id=self.run_id,
-            quarantined=tuple(
-                Quarantined(reason, rows, checked.examples[reason])
-                for reason, rows in checked.reasons.items()
-            ),
-            preprocessor=preprocessor.card.label if preprocessor else "",
-            seconds=seconds,
-            **figures,
-        )
-
-    def _done(
-        self,
-        quality: Quality,
-        output: ObjectRef,
-        companions: Companions,
-        quarantined: int,
-        quarantine_key: str,
-    ) -> "Made":
-        """Store the report."""
-        report_key = self.stage("report", companions.report, quality)
-        fields = {
+    def _made(self, output: ObjectRef, preprocessor: Preprocessor | None, **told: Any) -> Made:
+        """`told`: the fields of a receipt that only the way of preparing knows."""
+        return {
             "fate": "processed",
             "output_bucket": output.bucket,
             "output_key": output.key,
             "output_etag": output.etag,
-            "rows_in": quality.rows_in,
-            "rows_out": quality.rows_out,
-            "quarantined": quarantined,
-            "filtered": quality.filtered,
-            "quarantine_key": quarantine_key,
-            "report_key": report_key,
-            "preprocessor": quality.preprocessor,
-            "warnings": quality.warnings,
-            "steps": quality.steps,
+            "preprocessor": preprocessor.card.label if preprocessor else "",
+            **told,
         }
-        return Made(fields, quality)
 
     def _gone(self, key: str, message: str) -> str:
         if remove_orphan(self.store, self.dataset, key, self.orphan_seconds):
             return f"{message}; removed the output that an interrupted run had left"
         return message
-
-
-class Made(NamedTuple):
-    """The fields of a receipt that preparing decides, and what there is to tell of the rows."""
-
-    fields: dict[str, Any]
-    quality: Quality | None = None
 
 
 @dataclass(frozen=True)

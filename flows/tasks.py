@@ -55,7 +55,7 @@ def as_subflow(title: str, function: Callable[..., Any], *arguments: Any) -> Any
     return Flow(part, name=title, flow_run_name=title, persist_result=False)()
 
 
-SHORT = ("check receipt", "reuse", "report", "commit")
+SHORT = ("check receipt", "reuse", "commit")
 """Stages that are not worth a task run: one takes longer than any of them."""
 
 

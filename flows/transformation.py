@@ -11,14 +11,13 @@ import pandas as pd
 from dropflow.datasets import Dataset
 from dropflow.errors import RejectedError
 from dropflow.objects import ObjectRef, printable
-from dropflow.receipts import StepDone
+from dropflow.quality import DriftLine, StepDone
 from dropflow.storage import ObjectStore
 from flows import checkpoints, contract, drift, reading, splitting, steps
 from flows.checkpoints import Checkpoints
 from flows.contract import Checked
 from flows.drift import ColumnReference
 from flows.preprocessors import Preprocessor
-from flows.quality import DriftLine
 
 Stage = Callable[..., Any]
 """Called as stage(title, function, *arguments); returns what the function does."""

@@ -21,7 +21,7 @@ import flows.preprocess
 import flows.train  # noqa: F401
 from dropflow import tracing
 from dropflow.storage import shared_session
-from flows import report, steps
+from flows import steps
 
 # Reading the models of a client takes 0.3 s; the session keeps them. Nothing is connected to.
 shared_session().client(
@@ -42,7 +42,6 @@ def built(model: type[BaseModel]) -> None:
 
 built(BaseModel)
 # What the first object of each process would pay for otherwise: 70 ms.
-report.page_template()
 steps.code(None)
 SimpleImputer().fit([[0.0]])
 tracing.warm_up()

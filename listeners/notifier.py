@@ -15,6 +15,7 @@ from dropflow.errors import DropflowError
 from dropflow.ledger import Ledger, Posting
 from dropflow.notifying import Notify
 from dropflow.objects import printable
+from dropflow.report import report_at
 from dropflow.storage import ObjectStore
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ class Notifier:
         if message.count != 1 or not message.told or not message.told[0].report_key or dataset is None:
             return b""
         try:
-            body = self._store.get(dataset.output_bucket, message.told[0].report_key)[1]
+            body = report_at(self._store, dataset.output_bucket, message.told[0].report_key)
         except DropflowError as error:
             log.info("no report for %r: %s", printable(message.subject), error)
             return b""

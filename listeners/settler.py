@@ -71,7 +71,7 @@ def outcome_of(own: ObjectRef, receipt: Receipt) -> Settlement:
         output_etag=receipt.output_etag,
         quarantined=receipt.quarantined,
         run_id=receipt.flow_run_id,
-        report_key=receipt.report_key,
+        report_key=receipt.report_key or (own.key if receipt.figures else ""),
     )
 
 

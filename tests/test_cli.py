@@ -25,6 +25,7 @@ COMMANDS = [
     "listen",
     "worker",
     "demo",
+    "report",
     "settings",
     "backup",
     "restore",

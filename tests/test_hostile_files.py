@@ -24,6 +24,7 @@ from memory_store import MemoryStore
 from dropflow.datasets import Dataset
 from dropflow.errors import RejectedError
 from dropflow.receipts import Receipt, read_receipt
+from dropflow.report import to_html
 from flows.encoding import encode
 from flows.preparation import Preparation
 from flows.preprocessors import Preprocessor, cards, load
@@ -520,7 +521,8 @@ def test_keys_with_odd_characters(name: str) -> None:
     assert done.receipt
     assert done.receipt.output_key == f"h/{name}.parquet"
     assert "n is no number" in done.quarantine
-    report = done.store.get("processed", done.receipt.report_key)[1].decode()
+    assert done.receipt.quality
+    report = to_html(done.receipt.quality)
     assert "<script>alert" not in report
 
 

@@ -29,9 +29,12 @@ from dropflow.ledger import Fate, Ledger, Notice, Settlement
 from dropflow.ledger.notices import tell
 from dropflow.notifying import Notify
 from dropflow.objects import ObjectCreated, ObjectRef
+from dropflow.quality import Figures, FrameProfile
+from dropflow.receipts import Receipt
 from dropflow.settings import PROJECT
 from dropflow.status import read_status
 from dropflow.status import render as render_status
+from dropflow.storage import ObjectStore
 from listeners import notifier as notifying
 from listeners.notifier import Notifier
 from notifications import digest
@@ -144,13 +147,22 @@ def desk(ledger: Ledger) -> Iterator[Callable[..., Desk]]:
         one.notifier.close()
 
 
+def prepared(store: ObjectStore) -> str:
+    """The key of a receipt with figures."""
+    figures = Figures(before=FrameProfile(10, ()), after=FrameProfile(10, ()))
+    own = {"dataset": "churn", "bucket": "raw", "key": "churn/a.csv", "etag": "e1", "fingerprint": "f"}
+    receipt = Receipt(**own, fate="processed", rows_in=10, rows_out=10, figures=figures)
+    store.put("processed", "_receipts/churn/churn/a.csv/e1.f.json", receipt.to_json(), "application/json")
+    return "_receipts/churn/churn/a.csv/e1.f.json"
+
+
 def test_every_kind_of_message_arrives_by_mail_with_the_report(desk: Callable[..., Desk]) -> None:
     with smtp_server() as (mailbox, url):
         one = desk(url.get_secret_value().replace("format=text", "format=html"))
-        one.store.put("processed", "_reports/r.html", b"<p>report</p>", "text/html")
+        receipt = prepared(one.store)
         one.happen(Fate.REJECTED, "a.csv", reason="column Age: the value 'x' in data row 4 is no number")
         one.tell(lambda: len(mailbox.messages) == 1)
-        one.happen(Fate.PROCESSED, "a.csv", reason="10 rows in, 10 out", report_key="_reports/r.html")
+        one.happen(Fate.PROCESSED, "a.csv", reason="10 rows in, 10 out", report_key=receipt)
         one.tell(lambda: len(mailbox.messages) == 2)
         one.happen(Fate.PROCESSED, "b.csv", "c.csv")
         one.tell(lambda: len(mailbox.messages) == 3)
@@ -159,8 +171,8 @@ def test_every_kind_of_message_arrives_by_mail_with_the_report(desk: Callable[..
         told = mailbox.messages[0].as_string()
         for part in ("http://prefect/runs/r1", "http://prefect/form", "http://docs/runbooks#rejected"):
             assert part in told.replace("=\n", "")
-        attached = [part.get_filename() for part in mailbox.messages[1].walk()]
-        assert "quality.html" in attached
+        attached = {part.get_filename(): part for part in mailbox.messages[1].walk()}
+        assert b"<title>a.csv" in attached["quality.html"].get_payload(decode=True)
 
 
 TO_DO = {

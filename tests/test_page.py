@@ -30,6 +30,7 @@ from dropflow.ledger.pages import Wanted
 from dropflow.ledger.tables import objects
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.prefect_api import connect_prefect
+from dropflow.quality import ColumnProfile, Figures, FrameProfile, Frequent
 from dropflow.receipts import REPORTS, Receipt, commit_receipt, companion_key
 from dropflow.settings import PROJECT, Settings
 from dropflow.storage import ObjectStore
@@ -524,6 +525,18 @@ def test_what_was_replaced_or_deleted_since_is_not_given_for_it(site: Site) -> N
     assert site.client.get("/output", params={"object": token}).status_code == 404
     site.store.delete("processed", receipt.report_key)
     assert site.client.get("/report", params={"object": token}).status_code == 404
+
+
+def test_a_report_is_made_of_the_receipts_figures(site: Site) -> None:
+    column = ColumnProfile("<script>x", "text", 0, 1, Frequent((("<img src=x>", 1),), 0))
+    figures = Figures(before=FrameProfile(1, (column,)), after=FrameProfile(0, ()))
+    site.process(site.drop("churn/a.csv"), report_key="", figures=figures)
+    answer = site.client.get("/report", params={"object": site.token("churn/a.csv")})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"].startswith("sandbox;")
+    assert "&lt;script&gt;x" in answer.text
+    assert "&lt;img src=x&gt;" in answer.text
 
 
 # What it does

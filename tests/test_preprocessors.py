@@ -13,6 +13,7 @@ from memory_store import MemoryStore
 from dropflow.datasets import Dataset
 from dropflow.errors import PermanentError, RejectedError
 from dropflow.receipts import Receipt, read_receipt
+from dropflow.report import to_html
 from dropflow.samples import churn_csv
 from flows import preprocessors, steps
 from flows.preparation import Preparation, Prepared
@@ -280,7 +281,8 @@ def test_bad_rows_are_set_aside_each_with_its_reason(bench: Bench) -> None:
         "CreditScore is below 0; Age is no number",
     ]
     assert bad["Age"].tolist()[1].startswith("'=cmd")
-    report = bench.store.get("processed", receipt.report_key)[1].decode()
+    assert receipt.quality
+    report = to_html(receipt.quality)
     assert "is none of France, Germany, Spain" in report
 
 

@@ -149,15 +149,16 @@ def test_trips_by_taxi_beat_a_linear_baseline(running: Running) -> None:
     assert model["metrics"]["rmse"] < model["baseline_metrics"]["rmse"]
 
 
-def test_every_object_has_a_quality_report_in_the_ui_and_in_the_bucket(running: Running) -> None:
+def test_every_object_has_a_quality_report_in_the_ui_and_by_command(running: Running, tmp_path: Path) -> None:
     drop = prepared(running, "iris", "reported.csv", iris_csv())
     (run,) = running.runs(drop)
     artifacts = running.api("POST", "/artifacts/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}})
     (report,) = [one for one in artifacts if one["key"].startswith("quality-iris-")]
     assert "150" in report["data"]
-    reports = [ref.key for ref in running.store.list("processed", "_reports/iris/iris/reported.csv/")]
-    assert len(reports) == 1
-    assert b"sepal_length" in running.store.get("processed", reports[0])[1]
+    assert "dropflow report s3://raw/iris/reported.csv" in report["data"]
+    written = running.cli("report", "iris/reported.csv", "--output", str(tmp_path / "report.html"))
+    assert written.returncode == 0, written.stderr
+    assert "sepal_length" in (tmp_path / "report.html").read_text()
 
 
 def test_parameters_of_a_run_come_from_a_json_file(running: Running, tmp_path: Path) -> None:

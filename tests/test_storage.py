@@ -24,6 +24,16 @@ from dropflow.errors import (
     TransientError,
 )
 from dropflow.objects import ObjectRef
+from dropflow.quality import (
+    ColumnProfile,
+    DriftLine,
+    Figures,
+    FrameProfile,
+    Frequent,
+    Numbers,
+    kept_drift,
+    kept_reasons,
+)
 from dropflow.receipts import (
     FINGERPRINT,
     MOST_RACES,
@@ -38,6 +48,7 @@ from dropflow.receipts import (
     receipt_key,
     standing_receipt,
 )
+from dropflow.report import to_html
 from dropflow.settings import PROJECT, Settings
 from dropflow.storage import ABSENT, ObjectStore, connect
 
@@ -219,6 +230,56 @@ def test_one_receipt_per_object_and_fingerprint(store: ObjectStore, churn: Datas
     assert commit_receipt(store, churn, first, force=False) is True, "its own lost answer"
     assert commit_receipt(store, churn, second, force=True) is True
     assert read_receipt(store, churn, REF, "f1") == second
+
+
+def test_a_receipts_figures_come_back_as_they_were(store: ObjectStore, churn: Dataset) -> None:
+    numbers = Numbers((0.1, 0.2, 1e308), (1, 2), 0.1, 0.15, 0.1, 1e308)
+    columns = (
+        ColumnProfile("n", "number", 1, 3, numbers, infinite=2),
+        ColumnProfile("t\u2028<b>", "text", 0, 1, Frequent((("x", 1),), 0)),
+        ColumnProfile("empty", "text", 4, 0, None),
+    )
+    figures = Figures(
+        before=FrameProfile(4, columns, left_out=3),
+        after=FrameProfile(0, ()),
+        quarantined=kept_reasons({"a": 1, "b": 2}, {"a": "1\ud800\n2", "b": "x" * 10_000}),
+        drift=kept_drift([DriftLine("n", float("inf"), None, flagged=True)]),
+        seconds=0.25,
+    )
+    made = receipt(figures=figures)
+    assert commit_receipt(store, churn, made, force=False)
+    assert read_receipt(store, churn, REF) == made
+    assert made.to_json().splitlines()[-2].startswith(b' "figures":{"before"')
+    assert [(one.reason, len(one.example)) for one in figures.quarantined] == [("b", 2000), ("a", 4)]
+
+
+@pytest.mark.parametrize(
+    ("given", "forged"),
+    [
+        ('"counts":[1,2]', '"counts":[0,0]'),
+        ('"counts":[1,2]', '"counts":[]'),
+        ('"edges":[0.0,1.0,2.0]', '"edges":[0.0]'),
+        ('"values":[["x",1]]', '"values":[["x",0]]'),
+        ('"rows":3', '"rows":0'),
+        ('"min":0.0', '"min":"NaN"'),
+        ('"max":2.0', '"max":"Infinity"'),
+        ('"missing":1', '"missing":-1'),
+    ],
+)
+def test_forged_figures_are_shown_or_refused(given: str, forged: str) -> None:
+    columns = (
+        ColumnProfile("n", "number", 1, 3, Numbers((0.0, 1.0, 2.0), (1, 2), 0.0, 1.0, 1.0, 2.0)),
+        ColumnProfile("t", "text", 1, 1, Frequent((("x", 1),), 0)),
+    )
+    figures = Figures(before=FrameProfile(3, columns), after=FrameProfile(3, columns))
+    text = receipt(figures=figures).to_json().decode()
+    assert given in text
+    try:
+        quality = Receipt.model_validate_json(text.replace(given, forged)).quality
+    except ValueError:
+        return
+    assert quality
+    assert to_html(quality)
 
 
 def test_receipts_are_found_by_object_and_recipe(store: ObjectStore, churn: Dataset) -> None:

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,6 +30,7 @@ from dropflow.ledger import SETTLED, Entry, Fate, Ledger, SweepReport
 from dropflow.objects import ObjectCreated, ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, key_tag
 from dropflow.receipts import QUARANTINE, REPORTS, Receipt, latest_receipt
+from dropflow.report import to_html
 from dropflow.settings import Settings
 from dropflow.storage import ObjectStore
 from listeners.intake import Intake
@@ -269,10 +270,20 @@ class Page:
         return str(runs[0]["id"]) if runs else ""
 
     async def report(self, request: Request) -> Response:
-        ref = await self._do(self._beside, await self._entry(request.query_params.get("object")), REPORTS)
-        answer = await self._download(ref, "text/html; charset=utf-8")
+        found = await self._entry(request.query_params.get("object"))
+        answer: Response
+        if page := await self._do(self._report_of, found):
+            answer = HTMLResponse(page)
+        else:
+            ref = await self._do(self._beside, found, REPORTS)
+            answer = await self._download(ref, "text/html; charset=utf-8")
         answer.headers["content-security-policy"] = REPORT_POLICY
         return answer
+
+    def _report_of(self, found: Entry) -> str:
+        """The page; "" where an earlier version has stored it."""
+        quality = self._receipt(found)[1].quality
+        return to_html(quality) if quality else ""
 
     async def quarantine(self, request: Request) -> Response:
         ref = await self._do(self._beside, await self._entry(request.query_params.get("object")), QUARANTINE)
