@@ -72,7 +72,10 @@ def report_of(store: ObjectStore, dataset: Dataset, ref: ObjectRef) -> bytes:
     own, receipt = found
     if receipt.fate == "rejected":
         raise PermanentError(f"{name} was rejected, and has no report: {receipt.reason}")
-    return report_at(store, dataset.output_bucket, receipt.report_key or own.key)
+    page = report_at(store, dataset.output_bucket, receipt.report_key or own.key)
+    if not page:
+        raise PermanentError(f"{name} was prepared before there were reports: dropflow replay --force")
+    return page
 
 
 def report_at(store: ObjectStore, bucket: str, key: str) -> bytes:

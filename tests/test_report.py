@@ -15,10 +15,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from dropflow.datasets import Dataset
+from dropflow.errors import PermanentError
 from dropflow.quality import (
     MOST_COLUMNS,
     ColumnProfile,
     DriftLine,
+    Figures,
     Frequent,
     Kind,
     Numbers,
@@ -27,8 +30,10 @@ from dropflow.quality import (
     StepDone,
     short,
 )
-from dropflow.report import table, to_html, to_markdown
+from dropflow.receipts import Receipt, commit_receipt
+from dropflow.report import report_of, table, to_html, to_markdown
 from dropflow.samples import churn_csv
+from dropflow.storage import ObjectStore
 from flows.profiles import MOST_BINS, MOST_VALUES, profile
 
 VOID = {"meta", "br"}
@@ -467,3 +472,23 @@ def test_any_frame_has_a_report(before: pd.DataFrame, after: pd.DataFrame) -> No
         elif shown:
             assert sum(rows for _, rows in shown.values) + shown.others + column.missing == len(series)
             assert all(value.isprintable() for value, _ in shown.values)
+
+
+def test_without_a_report_it_is_said_why(store: ObjectStore, churn: Dataset) -> None:
+    ref = store.put("raw", "churn/a.csv", b"x", "text/csv")
+    with pytest.raises(
+        PermanentError, match=r"has not been prepared: dropflow explain s3://raw/churn/a\.csv"
+    ):
+        report_of(store, churn, ref)
+    own = {"dataset": "churn", "bucket": "raw", "key": ref.key, "etag": ref.etag}
+    commit_receipt(store, churn, Receipt(**own, fingerprint="f", fate="processed"), force=False)
+    with pytest.raises(PermanentError, match="before there were reports"):
+        report_of(store, churn, ref)
+    frame = profile(pd.DataFrame({"Age": [1, 2]}))
+    told = Receipt(**own, fingerprint="f", fate="processed", figures=Figures(before=frame, after=frame))
+    commit_receipt(store, churn, told, force=True)
+    assert b"Age" in report_of(store, churn, ref)
+    rejected = Receipt(**own, fingerprint="g", fate="rejected", reason="no column Age")
+    commit_receipt(store, churn, rejected, force=False)
+    with pytest.raises(PermanentError, match="was rejected, and has no report: no column Age"):
+        report_of(store, churn, ref)
