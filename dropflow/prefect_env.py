@@ -1,6 +1,7 @@
 """Prefect's own settings, derived from ours."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from dropflow.settings import Settings
@@ -32,5 +33,7 @@ def _trusted(settings: Settings) -> dict[str, str]:
 
 
 def export_prefect_environment(settings: Settings) -> None:
-    """Call before `import prefect`, which reads its settings then."""
+    """Call before `import prefect`, which reads its settings then, and makes a folder below `data_dir`."""
+    with suppress(OSError):
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
     os.environ.update(prefect_environment(settings))

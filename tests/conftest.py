@@ -190,11 +190,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StackFirst:
     return StackFirst(config, log)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: tests wait for a third of their time."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture(scope="session")
 def running() -> Iterator[Running]:
     """The embedded stack with a mailbox, applied and listening: started once for all tests."""

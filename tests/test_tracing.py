@@ -44,7 +44,6 @@ STAGES = {
     "encode",
     "scale",
     "write",
-    "report",
     "commit",
 }
 
