@@ -7,6 +7,7 @@ settings and credentials of its own.
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -109,6 +110,11 @@ _mine = threading.local()
 """Of a Dask worker's thread, which prepares one object at a time."""
 
 
+_warming, _warm = threading.Lock(), threading.Event()
+"""A Dask worker's first object is prepared alone: much is imported at its first use, and once two threads
+that did so halted the process, its event loop with them."""
+
+
 def _apart(work: Work) -> Apart:
     """This thread's: the next object is mostly of the same run. Raises SettingsError."""
     if not hasattr(_mine, "store"):
@@ -123,4 +129,7 @@ def _prepared(key: str, *, work: Work, version: str) -> Outcome:
     """On a Dask worker. Raises SettingsError where that has no settings, or another version of Dropflow."""
     if version != __version__:
         raise SettingsError(f"the run has Dropflow {version}, a Dask worker {__version__}")
-    return _apart(work).prepare(key)
+    with nullcontext() if _warm.is_set() else _warming:
+        outcome = _apart(work).prepare(key)
+        _warm.set()
+    return outcome
