@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from dropflow.datasets import Dataset
 from dropflow.errors import PermanentError
 from dropflow.quality import (
+    LONGEST_COLUMN,
     MOST_COLUMNS,
+    MOST_KEPT,
     ColumnProfile,
     DriftLine,
     Figures,
@@ -28,6 +30,8 @@ from dropflow.quality import (
     Quality,
     Quarantined,
     StepDone,
+    kept_drift,
+    kept_reasons,
     short,
 )
 from dropflow.receipts import Receipt, commit_receipt
@@ -492,3 +496,17 @@ def test_without_a_report_it_is_said_why(store: ObjectStore, churn: Dataset) -> 
     commit_receipt(store, churn, rejected, force=False)
     with pytest.raises(PermanentError, match="was rejected, and has no report: no column Age"):
         report_of(store, churn, ref)
+
+
+def test_a_receipt_keeps_the_worst_of_many_reasons_and_columns() -> None:
+    reasons = {f"reason {number}": number + 1 for number in range(150)}
+    kept = kept_reasons(reasons, dict.fromkeys(reasons, "x"))
+    assert len(kept) == MOST_KEPT + 1
+    assert kept[0] == Quarantined("reason 149", 150, "x")
+    assert kept[-1] == Quarantined("50 other reasons", sum(range(1, 51)), "")
+    assert sum(one.rows for one in kept) == sum(reasons.values())
+    lines = [DriftLine("c" * 10_000, number / 1000, None, flagged=number > 100) for number in range(200)]
+    drift = kept_drift(lines)
+    assert [line.psi for line in drift[:2]] == [0.199, 0.198]
+    assert len(drift) == MOST_KEPT
+    assert max(len(line.column) for line in drift) <= LONGEST_COLUMN
