@@ -113,7 +113,10 @@ class DriftLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What a receipt keeps for the report, beside what it tells itself. `seconds` is for the whole file."""
+    """What a receipt keeps for the report, beside what it tells itself.
+
+    `after` has no columns where nothing was prepared; `seconds` is for the whole file.
+    """
 
     before: FrameProfile
     after: FrameProfile
@@ -123,11 +126,11 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quality:
+class Quality(Figures):
     """All there is to tell about one prepared file. Texts may be hostile: renderers must escape them.
 
-    `after` has no columns where nothing was prepared; `preprocessor` is the version of the stored one
-    that was applied ('v3'), '' where the file was fitted on its own; `seconds` is for the whole file.
+    `preprocessor` is the version of the stored one that was applied ('v3'), '' where the file was fitted on
+    its own.
     """
 
     dataset: str
@@ -136,15 +139,10 @@ class Quality:
     run_id: str = ""
     rows_in: int
     rows_out: int
-    quarantined: tuple[Quarantined, ...] = ()
     filtered: int = 0
-    before: FrameProfile
-    after: FrameProfile
     steps: tuple[StepDone, ...] = ()
-    drift: tuple[DriftLine, ...] = ()
     warnings: tuple[str, ...] = ()
     preprocessor: str = ""
-    seconds: float = 0.0
 
     @property
     def quarantined_rows(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -27,7 +27,7 @@ from dropflow.receipts import PREFIX, latest_receipt, load_receipt
 from dropflow.storage import ObjectStore
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 WIDTH, HEIGHT, WIDEST_BAR = 200, 48, 40
 """Of a histogram, in the SVG's own units: the page stretches it."""
@@ -178,22 +178,28 @@ def _origin(name: str, names: set[str]) -> str:
 @cache
 def page_template() -> "Template":
     """Compiled once a process."""
-    # A listener that shows none does without.
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("dropflow"),
-        autoescape=True,
-        # No text reaches the page otherwise: control characters could reorder or hide what follows.
-        finalize=_plain,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    # No text reaches the page but by `_plain`: control characters could reorder or hide what follows.
+    environment = escaping("dropflow", finalize=_plain)
     environment.filters.update(
         chart=_chart, frequent=_frequent, number=_number, share=_share, seconds=_seconds, lines=_lines
     )
     return environment.get_template("report.html.jinja")
+
+
+def escaping(package: str, **more: Any) -> "Environment":
+    """For a package's templates: all that they print is escaped, and a name that is not there an error."""
+    # A listener that shows no report does without.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(package),
+        # By name it would depend on the ending .jinja.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **more,
+    )
 
 
 def _plain(value: object) -> object:

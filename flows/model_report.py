@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from dropflow.objects import printable
+from dropflow.report import escaping
 from dropflow.trainings import LOWER_IS_BETTER
 from flows.models import ModelCard
 from flows.training import Bin, Evaluation
@@ -115,15 +116,7 @@ def _markdown_row(row: MetricRow) -> str:
 
 @cache
 def _template() -> Template:
-    # Escaped by name would depend on the ending .jinja: always, instead.
-    environment = Environment(
-        loader=PackageLoader("flows"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE)
+    return escaping("flows").get_template(TEMPLATE)
 
 
 def metric_rows(card: ModelCard, last: ModelCard | None) -> list[MetricRow]:

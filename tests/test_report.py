@@ -5,6 +5,7 @@ import decimal
 import io
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -287,13 +288,11 @@ def test_pages_stay_small() -> None:
     assert len(to_html(long).encode()) < 60_000
     assert len(to_markdown(long).encode()) < 20_000
     many = full()
-    lines = Quality(
-        **{name: getattr(many, name) for name in many.__slots__}
-        | {
-            "warnings": ("w",) * 100_000,
-            "quarantined": many.quarantined * 100_000,
-            "steps": many.steps * 1_000,
-        }
+    lines = replace(
+        many,
+        warnings=("w",) * 100_000,
+        quarantined=many.quarantined * 100_000,
+        steps=many.steps * 1_000,
     )
     assert len(to_html(lines).encode()) < 60_000
     assert "99,970 more" in to_html(lines)

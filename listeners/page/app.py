@@ -270,23 +270,24 @@ class Page:
         return str(runs[0]["id"]) if runs else ""
 
     async def report(self, request: Request) -> Response:
-        found = await self._entry(request.query_params.get("object"))
+        dataset, receipt = await self._do(
+            self._receipt, await self._entry(request.query_params.get("object"))
+        )
         answer: Response
-        if page := await self._do(self._report_of, found):
-            answer = HTMLResponse(page)
+        if quality := receipt.quality:
+            answer = HTMLResponse(await self._do(to_html, quality))
         else:
-            ref = await self._do(self._beside, found, REPORTS)
+            # An earlier version has stored the page.
+            ref = _beside(dataset, REPORTS, receipt.report_key)
             answer = await self._download(ref, "text/html; charset=utf-8")
         answer.headers["content-security-policy"] = REPORT_POLICY
         return answer
 
-    def _report_of(self, found: Entry) -> str:
-        """The page; "" where an earlier version has stored it."""
-        quality = self._receipt(found)[1].quality
-        return to_html(quality) if quality else ""
-
     async def quarantine(self, request: Request) -> Response:
-        ref = await self._do(self._beside, await self._entry(request.query_params.get("object")), QUARANTINE)
+        dataset, receipt = await self._do(
+            self._receipt, await self._entry(request.query_params.get("object"))
+        )
+        ref = _beside(dataset, QUARANTINE, receipt.quarantine_key)
         return await self._download(ref, name=f"quarantined.{ref.key.rpartition('.')[2]}")
 
     async def output(self, request: Request) -> Response:
@@ -323,13 +324,6 @@ class Page:
         if dataset is None or told is None:
             raise HTTPException(404, "it has no receipt")
         return dataset, told[1]
-
-    def _beside(self, found: Entry, folder: str) -> ObjectRef:
-        dataset, receipt = self._receipt(found)
-        key = receipt.report_key if folder == REPORTS else receipt.quarantine_key
-        if not key.startswith(f"{folder}{dataset.name}/"):
-            raise HTTPException(404, "there is none of it")
-        return ObjectRef(dataset.output_bucket, key)
 
     def _output_of(self, found: Entry) -> ObjectRef:
         dataset, receipt = self._receipt(found)
@@ -390,3 +384,10 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return with_headers
+
+
+def _beside(dataset: Dataset, folder: str, key: str) -> ObjectRef:
+    """What a receipt names in this folder of the dataset. Raises HTTPException."""
+    if not key.startswith(f"{folder}{dataset.name}/"):
+        raise HTTPException(404, "there is none of it")
+    return ObjectRef(dataset.output_bucket, key)
