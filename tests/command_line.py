@@ -1,13 +1,19 @@
-"""`dropflow …` in a process of its own, forked from one that has imported it: a new Python takes two seconds."""
+"""`dropflow …` in a process of its own.
+
+What ends is forked from one that has imported it: a new Python takes two seconds.
+"""
 
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LONGEST_SECONDS = 200
+LISTEN, WORKER = ([sys.executable, "-m", "dropflow", name] for name in ("listen", "worker"))
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["dropflow.cli", "flows.preparation", "listeners.sweep", "alembic.command"])
 
@@ -34,3 +40,18 @@ def _run(arguments: list[str], cwd: Path, environment: dict[str, str], out: Path
     from dropflow.cli import main
 
     main()
+
+
+@contextmanager
+def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that goes on until the test is done with it; what it says is in `log`."""
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        finally:
+            process.kill()

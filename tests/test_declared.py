@@ -3,15 +3,14 @@
 import logging
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import httpx
 import pytest
+from command_line import LISTEN, started
 from conftest import store_environment, wait_until
 from fake_prefect import FakePrefect, fake_prefect
 
@@ -121,7 +120,7 @@ def test_a_running_listener_goes_on_with_other_datasets(
     settings: Settings, store: ObjectStore, prefect: FakePrefect, folder: Path, tmp_path: Path
 ) -> None:
     port = free_port()
-    environment: dict[str, Any] = {
+    environment = {
         "PATH": "",
         "DROPFLOW_DATA_DIR": str(tmp_path / "data"),
         "DROPFLOW_DATASETS_DIR": str(folder),
@@ -132,10 +131,7 @@ def test_a_running_listener_goes_on_with_other_datasets(
         "DROPFLOW_WEBHOOK_TOKEN": TOKEN,
         "DROPFLOW_SWEEP_SECONDS": "1",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dropflow", "listen"], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    try:
+    with started(LISTEN, environment, tmp_path / "log") as process:
         wait_until(lambda: answers(f"http://{LOOPBACK}:{port}/readyz"), 60, "the listener")
         store.put("raw", "iris/1.csv", b"sepal_length\n1\n", "text/csv")
         ledger = Ledger(f"sqlite:///{tmp_path}/data/ledger.sqlite")
@@ -156,9 +152,6 @@ def test_a_running_listener_goes_on_with_other_datasets(
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-    finally:
-        process.kill()
-    assert process.stderr
-    log = process.stderr.read()
+    log = (tmp_path / "log").read_text()
     assert "other datasets are declared: taking them up" in log
     assert "Traceback" not in log

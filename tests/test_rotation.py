@@ -1,13 +1,12 @@
 """Keys that are replaced in their files while a process runs, against a real store that has replaced them."""
 
 import asyncio
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 import pytest
+from command_line import LISTEN, started
 from conftest import store_environment, wait_until
 from test_stream import line, server, status, streaming
 from weed import weed
@@ -142,9 +141,7 @@ def test_a_running_listener_goes_on_with_replaced_secrets(tmp_path: Path) -> Non
         headers = {"Authorization": f"Bearer {given}"}
         return httpx.post(f"{url}/notifications", content=b"{}", headers=headers).status_code
 
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "dropflow", "listen"], env=environment, stderr=log)
-    try:
+    with started(LISTEN, environment, tmp_path / "log") as process:
         wait_until(lambda: answers(f"{url}/healthz"), 60, "the listener")
         assert (answer("a-token-of-before"), answer("a-token-of-after")) == (204, 401)
         token.write_text("a-token-of-after")
@@ -153,8 +150,6 @@ def test_a_running_listener_goes_on_with_replaced_secrets(tmp_path: Path) -> Non
         wait_until(lambda: answers(f"{url}/healthz"), 30, "the listener again")
         assert (answer("a-token-of-before"), answer("a-token-of-after")) == (401, 204)
         assert process.poll() is None
-    finally:
-        process.kill()
     text = (tmp_path / "log").read_text()
     assert "replaced, and taken up" in text
     assert "a-token-of" not in text

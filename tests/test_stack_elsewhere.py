@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from authority import Authority, in_front_of
+from command_line import WORKER, started
 from conftest import Running, wait_until
 from distributed import Client
 
@@ -38,17 +39,6 @@ def environment_of(running: Running, folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-@contextmanager
 def worker_elsewhere(
     running: Running, folder: Path, **more: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
@@ -56,8 +46,7 @@ def worker_elsewhere(
     own, log = running.stack.supervisor.processes["worker"], folder / "worker.log"
     own.stop()
     try:
-        command = [sys.executable, "-m", "dropflow", "worker"]
-        with started(command, environment_of(running, folder) | more, log) as worker:
+        with started(WORKER, environment_of(running, folder) | more, log) as worker:
             yield worker, log
     finally:
         own.start()

@@ -2,11 +2,10 @@
 
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from command_line import LISTEN, started
 from conftest import store_environment, wait_until
 
 from dropflow.embedded.processes import LOOPBACK
@@ -21,11 +20,7 @@ def test_a_listener_whose_store_hangs_ends_in_time(tmp_path: Path) -> None:
             "DROPFLOW_PREFECT_API_URL": f"http://{LOOPBACK}:9/api",
             "DROPFLOW_LISTEN_STREAM": "false",
         }
-        with (tmp_path / "log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "dropflow", "listen"], env=environment, stderr=log
-            )
-        try:
+        with started(LISTEN, environment, tmp_path / "log") as process:
             silent.settimeout(60)
             connection, _ = silent.accept()
             with connection:
@@ -33,7 +28,5 @@ def test_a_listener_whose_store_hangs_ends_in_time(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGTERM)
                 began = time.monotonic()
                 process.wait(LONGEST_STOP + 10)
-        finally:
-            process.kill()
     assert time.monotonic() - began < LONGEST_STOP + 5
     assert "not stopped after 9 s: ending at once" in (tmp_path / "log").read_text()

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from command_line import LISTEN
 from conftest import wait_until
 from fake_prefect import FakePrefect, fake_prefect
 from test_parsing import body, record
@@ -102,9 +102,8 @@ class ListenerProcess:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "dropflow", "listen"]
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(command, env=self._environment, stderr=log)
+            self.process = subprocess.Popen(LISTEN, env=self._environment, stderr=log)
 
     def ready(self) -> bool:
         try:
