@@ -96,6 +96,7 @@ class Settlement:
     quarantined: int = 0
     run_id: str = ""
     report_key: str = ""
+    """What the report is made of: a receipt; or a page that an earlier version has stored."""
 
 
 @dataclass(frozen=True, slots=True)
