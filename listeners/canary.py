@@ -18,22 +18,59 @@ from dropflow.storage import ObjectStore
 log = logging.getLogger(__name__)
 
 POLL = 1.0
+LEASE, LEASE_SECONDS = "canary", 20.0
 
 
 class Canary:
-    """Drops a known good file below the dataset's `_canary/`, awaits its receipt, cleans up."""
+    """Drops a known good file below the dataset's `_canary/`, awaits its receipt, cleans up.
+
+    Of several listeners on a ledger one does: each would remove the others' canaries.
+    """
 
     def __init__(
-        self, store: ObjectStore, ledger: Ledger, dataset: Dataset, content: bytes, seconds: float
+        self,
+        store: ObjectStore,
+        ledger: Ledger,
+        dataset: Dataset,
+        content: bytes,
+        seconds: float,
+        *,
+        listener: str,
     ) -> None:
         self._store = store
         self._dataset = dataset
         self._content = content
         self._seconds = seconds
         self._ledger = ledger
+        self._listener = listener
         self._singing = True
 
     async def run(self) -> None:
+        while True:
+            if await self._lease():
+                await self._lead()
+            await asyncio.sleep(LEASE_SECONDS / 4)
+
+    async def _lease(self) -> bool:
+        lease = self._ledger.watch.lease
+        try:
+            return await asyncio.to_thread(lease, LEASE, self._listener, LEASE_SECONDS)
+        except DropflowError as error:
+            log.warning("the canary: %s", error)
+            return False
+
+    async def _lead(self) -> None:
+        """Sing for as long as the lease is ours; it is renewed whatever a song waits for."""
+        songs = asyncio.create_task(self._sing_for_ever())
+        try:
+            while await self._lease():
+                done, _ = await asyncio.wait({songs}, timeout=LEASE_SECONDS / 4)
+                if done:
+                    songs.result()  # a defect: it does not end by itself
+        finally:
+            songs.cancel()
+
+    async def _sing_for_ever(self) -> None:
         while True:
             started = time.monotonic()
             try:
@@ -87,7 +124,9 @@ class Canary:
                 store.delete(bucket, ref.key)
 
 
-def make_canary(settings: Settings, datasets: Datasets, store: ObjectStore, ledger: Ledger) -> Canary | None:
+def make_canary(
+    settings: Settings, datasets: Datasets, store: ObjectStore, ledger: Ledger, *, listener: str
+) -> Canary | None:
     """The canary that the settings ask for. Raises SettingsError or DatasetError."""
     if settings.canary_dataset is None:
         return None
@@ -102,4 +141,4 @@ def make_canary(settings: Settings, datasets: Datasets, store: ObjectStore, ledg
         raise SettingsError(
             f"DROPFLOW_CANARY_DATASET: {dataset.match} takes no {canary_prefix(dataset)}x.csv"
         )
-    return Canary(store, ledger, dataset, content, settings.canary_seconds)
+    return Canary(store, ledger, dataset, content, settings.canary_seconds, listener=listener)

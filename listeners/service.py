@@ -118,7 +118,7 @@ class Listener:
             arrived=self._wake,
             orphan_found=self._clean_up,
         )
-        self._canary = make_canary(settings, self._datasets, self._store, self._ledger)
+        self._canary = make_canary(settings, self._datasets, self._store, self._ledger, listener=self._id)
         self._notifier = Notifier(
             self._ledger,
             self._datasets,

@@ -162,7 +162,7 @@ def test_the_listener_brings_an_object_to_its_fate_and_writes_nothing(who: Who, 
 
 def test_a_canary_is_dropped_and_removed_and_nothing_else(who: Who, ledger: Ledger) -> None:
     churn = load_datasets(PROJECT / "datasets")["churn"]
-    canary = Canary(who["singer"].store, ledger, churn, churn_csv(20), seconds=30)
+    canary = Canary(who["singer"].store, ledger, churn, churn_csv(20), seconds=30, listener="me")
 
     async def sing() -> None:
         singing = asyncio.create_task(canary._sing())
