@@ -234,6 +234,37 @@ def test_a_database_that_cannot_be_reached_is_a_passing_trouble() -> None:
         Ledger(f"postgresql+psycopg://someone:a-secret@{LOOPBACK}:9/none")
 
 
+@pytest.fixture
+def without_rights(postgres: str) -> Iterator[str]:
+    """The URL of a role that may connect, and nothing else."""
+    owner = Database(postgres)
+    with owner.write() as db:
+        db.execute(sa.text("CREATE ROLE nobody LOGIN PASSWORD 'none'"))
+    yield sa.make_url(postgres).set(username="nobody", password="none").render_as_string(hide_password=False)
+    with owner.write() as db:
+        db.execute(sa.text("DROP ROLE nobody"))
+    owner.close()
+
+
+def test_a_role_that_lacks_rights_is_told_so_with_what_to_do(shared: Ledger, without_rights: str) -> None:
+    assert shared.counts() == {}
+    with pytest.raises(TransientError, match=r"permission denied for .*: the role of DROPFLOW_LEDGER_URL"):
+        Ledger(without_rights)
+
+
+def test_a_file_that_is_no_database_is_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(LedgerError, match="damaged: delete it"):
+        Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+
+
+@pytest.mark.parametrize("key", ["malformed.csv", "not a database.csv"])
+def test_a_key_does_not_have_the_ledger_called_damaged(either: Ledger, key: str) -> None:
+    without_etag = ObjectRef("raw", key, None)  # type: ignore[arg-type]
+    with pytest.raises(LedgerError, match="refuses a value: IntegrityError"):
+        either.record([ObjectCreated(without_etag, "webhook")])
+
+
 def test_a_url_that_makes_no_sense_is_told_without_its_password() -> None:
     for url in ("nosuchdatabase://someone:a-secret@host/name", "a-secret", "x://a-secret:b:c/"):
         with pytest.raises(LedgerError) as error:

@@ -1,5 +1,6 @@
 """The ledger's database: SQLite in a file, or PostgreSQL; migrated when it is opened."""
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,13 @@ IDLE_SECONDS = 60
 _PROBES = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
 # Linux itself gives up what it has sent after 15 minutes, and asks after a silent peer after two hours.
 _PATIENCE = {"connect_timeout": 5, "tcp_user_timeout": SILENT_SECONDS * 1000, **_PROBES}
+
+# The last is what PostgreSQL says when it has ended a transaction that took too long.
+_PASSING = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
+_DENIED = "42501"
+"""PostgreSQL's SQLSTATE of a role that lacks a right."""
+_GRANT = "the role of DROPFLOW_LEDGER_URL needs all rights to the ledger's tables; best it owns its database"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Database:
@@ -166,18 +174,23 @@ def _errors() -> Iterator[None]:
         yield
     except sa.exc.TimeoutError as error:
         raise TransientError("the ledger: all connections are in use") from error
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
-        # The last is what PostgreSQL says when it has ended a transaction that took too long.
-        # Not the statement: it holds keys, which are not ours to print.
-        text = " ".join(str(error.orig).split())
-        to_do = ": check DROPFLOW_LEDGER_URL" if "authentication failed" in text else ""
-        raise TransientError(f"the ledger: {text}{to_do}") from error
     except (sa.exc.StatementError, OverflowError, UnicodeError) as error:
-        if "malformed" in str(error) or "not a database" in str(error):
-            raise LedgerError(
-                "the ledger's file is damaged: delete it, the next sweep rebuilds it"
-            ) from error
-        raise LedgerError(f"the ledger refuses a value: {type(error).__name__}") from error
+        raise _told(error) from error
+
+
+def _told(error: Exception) -> TransientError | LedgerError:
+    """What it means, in the driver's words alone: SQLAlchemy's have keys in them, which may say anything."""
+    driver: Any = getattr(error, "orig", None)
+    text = " ".join(str(driver).split())
+    if getattr(driver, "sqlstate", None) == _DENIED:
+        # Transient, since nothing is wrong with what was to be written: the store is to send it again.
+        return TransientError(f"the ledger: {driver.diag.message_primary}: {_GRANT}")
+    if isinstance(error, _PASSING):
+        to_do = ": check DROPFLOW_LEDGER_URL" if "authentication failed" in text else ""
+        return TransientError(f"the ledger: {text}{to_do}")
+    if getattr(driver, "sqlite_errorcode", None) in _DAMAGED:
+        return LedgerError("the ledger's file is damaged: delete it, the next sweep rebuilds it")
+    return LedgerError(f"the ledger refuses a value: {type(error).__name__}")
 
 
 def _limit(connection: Any, _record: Any) -> None:
