@@ -22,6 +22,9 @@ WorkerStart = Literal["fork", "spawn"]
 STACK_FILE = "stack.env"
 """Where `dropflow up` writes the addresses and credentials of what it started (mode 0600)."""
 
+_REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
+"""What is bound to all addresses is on loopback, too; these two are nobody's own."""
+
 
 class Settings(BaseModel):
     """Everything that can be set; field `x` is the variable `DROPFLOW_X`. An empty one is not set."""
@@ -181,10 +184,22 @@ class Settings(BaseModel):
         return self.prefect_ui_url or self.prefect_api.removesuffix("/api")
 
     @property
+    def listener(self) -> str:
+        """The listener's address, as this machine reaches it; "" where it has no port."""
+        if not self.webhook_port:
+            return ""
+        host = _REACHED_AT.get(self.webhook_host, self.webhook_host)
+        return f"http://[{host}]:{self.webhook_port}" if ":" in host else f"http://{host}:{self.webhook_port}"
+
+    @property
+    def webhook(self) -> str:
+        """What a store on this machine calls; "" where there is no webhook."""
+        return self.listener and f"{self.listener}/notifications"
+
+    @property
     def page(self) -> str:
         """The address of the page that shows every object; "" where the listener serves none."""
-        host = f"[{self.webhook_host}]" if ":" in self.webhook_host else self.webhook_host
-        return self.page_url or (f"http://{host}:{self.webhook_port}" if self.webhook_port else "")
+        return self.page_url or self.listener
 
     def run_url(self, flow_run_id: str) -> str:
         return f"{self.prefect_ui}/runs/flow-run/{flow_run_id}"

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import wait_until
 
+from dropflow.datasets import Datasets
 from dropflow.embedded.processes import Process, ProcessError, Supervisor, free_port
+from dropflow.embedded.stack import Stack
 from dropflow.embedded.stores import StoreAccess, Webhook, seaweedfs
 from dropflow.errors import SettingsError
 from dropflow.settings import load_settings
@@ -94,8 +96,29 @@ def test_without_minio_on_path_store_minio_says_so(tmp_path: Path, monkeypatch: 
 
 
 def test_a_chosen_store_or_server_is_never_started(tmp_path: Path) -> None:
-    from dropflow.embedded.stack import Stack
-
     assert Stack(load_settings(tmp_path)).embedded
     assert not Stack(load_settings(tmp_path, s3_endpoint="http://127.0.0.1:9")).embedded
     assert not Stack(load_settings(tmp_path, prefect_api_url="http://127.0.0.1:9/api")).embedded
+
+
+@pytest.mark.parametrize(
+    ("host", "called"),
+    [
+        ("127.0.0.2", "127.0.0.2"),
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104 - nothing is bound
+        ("::1", "[::1]"),
+    ],
+)
+def test_the_store_is_told_where_the_listener_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, called: str
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("DROPFLOW_WEBHOOK_HOST", host)
+    monkeypatch.setenv("DROPFLOW_WEBHOOK_PORT", str(port))
+    stack, started = Stack(load_settings(tmp_path)), []
+    monkeypatch.setattr(Supervisor, "start", lambda _, process: started.append(process))
+    stack.supervisor = Supervisor()
+    stack._save(Datasets({}))
+    (store,) = started
+    endpoint = store.environment["WEED_NOTIFICATION_WEBHOOK_ENDPOINT"]
+    assert endpoint == f"http://{called}:{port}/notifications"

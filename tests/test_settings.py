@@ -130,3 +130,24 @@ def test_logs_can_be_json(tmp_path: Path) -> None:
     found = json.loads(line)
     assert (found["level"], found["logger"], found["message"]) == ("WARNING", "a.b", "två \n \x1b[31m")
     assert found["time"]
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8808"),
+        ("10.0.0.5", "http://10.0.0.5:8808"),
+        ("0.0.0.0", "http://127.0.0.1:8808"),  # noqa: S104 - nothing is bound
+        ("::", "http://[::1]:8808"),
+        ("fd00::5", "http://[fd00::5]:8808"),
+    ],
+)
+def test_the_listener_is_reached_where_it_listens(host: str, address: str) -> None:
+    settings = load_settings(webhook_host=host, webhook_port=8808)
+    assert settings.webhook == f"{address}/notifications"
+    assert settings.page == address
+
+
+def test_without_a_port_there_is_no_webhook() -> None:
+    settings = load_settings()
+    assert settings.webhook == settings.page == ""

@@ -181,7 +181,7 @@ class Stack:
         self.supervisor.start(Process("store", command, environment, log_file, ready))
 
     def _webhook_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.settings.webhook_port}/notifications"
+        return self.settings.webhook
 
     def _run(
         self,
@@ -245,7 +245,7 @@ def _api_ready(settings: Settings) -> bool:
 
 
 def _webhook_ready(settings: Settings) -> bool:
-    return answers(f"http://{settings.webhook_host}:{settings.webhook_port}/healthz")
+    return answers(f"{settings.listener}/healthz")
 
 
 def _store_ready(settings: Settings) -> Callable[[], bool]:
