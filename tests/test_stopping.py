@@ -1,15 +1,17 @@
 """A listener ends when it is told to, whatever hangs."""
 
+import asyncio
 import signal
 import socket
 import time
 from pathlib import Path
 
+import pytest
 from command_line import LISTEN, started
 from conftest import store_environment, wait_until
 
 from dropflow.embedded.processes import LOOPBACK
-from listeners.service import LONGEST_STOP
+from listeners.service import LONGEST_STOP, _set_or_after
 
 
 def test_a_listener_whose_store_hangs_ends_in_time(tmp_path: Path) -> None:
@@ -30,3 +32,28 @@ def test_a_listener_whose_store_hangs_ends_in_time(tmp_path: Path) -> None:
                 process.wait(LONGEST_STOP + 10)
     assert time.monotonic() - began < LONGEST_STOP + 5
     assert "not stopped after 9 s: ending at once" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_loop_that_is_told_something_can_be_stopped_at_once(turns: int) -> None:
+    """At whichever turn of asyncio's the cancellation comes after the event."""
+
+    async def run() -> None:
+        event = asyncio.Event()
+
+        async def loop() -> None:
+            while True:
+                await _set_or_after(event, 60)
+                event.clear()
+
+        task = asyncio.create_task(loop())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        event.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=5)
+        assert done
+
+    asyncio.run(run())
