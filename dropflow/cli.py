@@ -26,7 +26,14 @@ from rich.table import Table
 from dropflow import __version__, audit_log, drops
 from dropflow.changes import Difference
 from dropflow.declarations import load_datasets
-from dropflow.errors import DropflowError, PermanentError, SettingsError, TransientError
+from dropflow.errors import (
+    DropflowError,
+    PermanentError,
+    SettingsError,
+    TransientError,
+    explained,
+    naming,
+)
 from dropflow.ledger import Fate, Ledger
 from dropflow.logs import log_to_stderr
 from dropflow.objects import ObjectRef, printable
@@ -39,8 +46,8 @@ MOST_LISTED = 20
 OK, BAD_OUTCOME, WRONG_USE, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4
 
 EPILOGUE = """\
-Exit codes: 0 done; 1 a bad outcome (rejected, failed, invalid); 2 wrong usage or settings;
-3 the store or Prefect cannot be reached; 4 no outcome in time.
+Exit codes: 0 done; 1 a bad outcome (rejected, failed, invalid); 2 wrong usage or settings,
+or a file or port that cannot be used; 3 the store or Prefect cannot be reached; 4 no outcome in time.
 
 Settings: DROPFLOW_* variables or a .env file, for example DROPFLOW_S3_ENDPOINT,
 DROPFLOW_PREFECT_API_URL, DROPFLOW_NOTIFY_URLS; `dropflow settings` lists them all."""
@@ -77,6 +84,9 @@ def main() -> NoReturn:
         err.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
         if code == UNREACHABLE:
             err.print("Is the stack running? `dropflow up` starts one.")
+    except OSError as error:
+        code = WRONG_USE
+        err.print(f"[red]Error:[/] {escape(printable(explained(error), 2000))}", soft_wrap=True)
     sys.exit(code or OK)
 
 
@@ -254,7 +264,8 @@ def report(
         raise SettingsError(f"{printable(ref.url, 400)}: {why_none}")
     page = report_of(connect(settings), dataset, ref)
     path = output or Path(f"{printable(ref.name, 200)}.html")
-    path.write_bytes(page)
+    with naming(path):
+        path.write_bytes(page)
     out.print(f"[green]wrote[/] {escape(str(path))}: open it in a browser", soft_wrap=True)
     return OK
 
@@ -446,7 +457,8 @@ def new_dataset(
     if path.exists():
         raise SettingsError(f"{path} is there already: give --name, or --output")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with naming(path):
+        path.write_text(text, encoding="utf-8")
     dataset = load_dataset(path)
     out.print(
         f"[green]wrote[/] {path}: {len(dataset.columns)} columns, {len(dataset.steps)} steps", soft_wrap=True

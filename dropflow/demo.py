@@ -24,7 +24,7 @@ from dropflow.apply import apply
 from dropflow.declarations import load_datasets
 from dropflow.embedded.processes import LOOPBACK, free_port
 from dropflow.embedded.stack import Stack
-from dropflow.errors import SettingsError
+from dropflow.errors import SettingsError, naming
 from dropflow.prefect_api import connect_prefect
 from dropflow.samples import churn_csv
 from dropflow.settings import Settings
@@ -174,7 +174,8 @@ def _drop_sample(settings: Settings, rows: int, steps: _Steps) -> drops.Outcome:
         # A new name each time: the same object twice would only say that it is done already.
         path = Path(folder) / f"sample-{datetime.now(UTC):%Y%m%d-%H%M%S}.csv"
         steps.begin(f"Making a sample of {rows:,} bank customers")
-        path.write_bytes(churn_csv(rows))
+        with naming(path):
+            path.write_bytes(churn_csv(rows))
         key = drops.target_key(dataset, path, None)
         steps.begin(f"Dropping it as s3://{dataset.bucket}/{key}")
         dropped = drops.upload(store, dataset, path, key, lambda _: None)

@@ -1,5 +1,11 @@
 """Every error Dropflow raises on purpose. Transient ones may be tried again; permanent ones never."""
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class DropflowError(Exception):
     """Base of all errors with a message meant for the user."""
@@ -67,3 +73,40 @@ class BackupError(PermanentError):
 
 class EventRefusedError(PermanentError):
     """Prefect does not take this very event; others may be fine."""
+
+
+_ROOM = "make room on its disk, or choose another place"
+_RIGHTS = "let the user who runs this read and write it, or choose another place"
+_PATH = "check the path"
+_TO_DO = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.ENOENT: _PATH,
+    errno.ENOTDIR: _PATH,
+    errno.EISDIR: _PATH,
+    errno.EEXIST: _PATH,
+    errno.EADDRINUSE: "stop what listens there, or choose another port",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def explained(error: OSError) -> str:
+    """What the system refused, of which file, and what to do about it: one line."""
+    parts = [os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""]
+    parts.append(error.strerror or str(error) or type(error).__name__)
+    parts.append(_TO_DO.get(error.errno or 0, ""))
+    return ": ".join(part for part in parts if part)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file of an OSError that names none, as those of writing do, unlike those of opening."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

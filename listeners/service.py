@@ -20,7 +20,7 @@ import uvicorn
 from dropflow import tracing
 from dropflow.datasets import Dataset, Datasets
 from dropflow.declarations import load_datasets
-from dropflow.errors import DropflowError, LedgerError, SettingsError
+from dropflow.errors import DropflowError, LedgerError, SettingsError, explained
 from dropflow.ledger import Ledger
 from dropflow.objects import ObjectRef
 from dropflow.prefect_api import connect_prefect, object_created_event
@@ -381,7 +381,16 @@ def _cut_off_after(seconds: float) -> threading.Timer:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn that leaves signals to the service."""
+    """A uvicorn that leaves signals to the service, and the end of the process."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises SettingsError where uvicorn, which has logged why, would end the process."""
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:
+            place = f"DROPFLOW_WEBHOOK_PORT: {self.config.host} port {self.config.port}"
+            why = error.__context__
+            raise SettingsError(f"{place}: {explained(why) if isinstance(why, OSError) else why}") from error
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

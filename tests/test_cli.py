@@ -1,7 +1,9 @@
 """The command line: help, exit codes, and messages for what can go wrong before anything runs."""
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from http.server import ThreadingHTTPServer
@@ -9,8 +11,11 @@ from pathlib import Path
 
 import command_line
 import pytest
+from conftest import store_environment
+from fake_prefect import fake_prefect
 from serving import QuietHandler, serving
 
+from dropflow.errors import explained, naming
 from dropflow.settings import PROJECT
 
 DROPFLOW = str(Path(sys.executable).with_name("dropflow"))
@@ -113,6 +118,9 @@ FAILURES = [
     (["apply"], {}, 2, "no Prefect API: start one with `dropflow up`"),
     (["listen"], {}, 2, "no object store"),
     (["check"], {"DROPFLOW_SWEEP_SECS": "1"}, 2, "did you mean DROPFLOW_SWEEP_SECONDS?"),
+    (["up", "--data-dir", "here.csv/data"], {}, 2, "here.csv/data: Not a directory: check the path"),
+    (["demo", "--data-dir", "here.csv/data"], {}, 2, "here.csv/data: Not a directory: check the path"),
+    (["new-dataset", "sample.csv", "-o", "here.csv/x.yaml"], {}, 2, "here.csv: File exists: check the path"),
 ]
 
 
@@ -122,12 +130,48 @@ def test_what_is_wrong_is_told_with_an_exit_code(
 ) -> None:
     (tmp_path / "here.csv").write_text("x")
     (tmp_path / "here.png").write_text("x")
+    (tmp_path / "sample.csv").write_text("a,b\n1,2\n")
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "here.csv").write_text("x")
     done = run(*arguments, cwd=tmp_path, **variables)
     assert done.returncode == code, done.stderr
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_with_what_to_do(tmp_path: Path, moto_endpoint: str) -> None:
+    with fake_prefect() as prefect, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(
+            "listen",
+            cwd=tmp_path,
+            **store_environment(moto_endpoint),
+            DROPFLOW_PREFECT_API_URL=prefect.url,
+            DROPFLOW_LISTEN_STREAM="false",
+            DROPFLOW_WEBHOOK_PORT=str(port),
+            DROPFLOW_WEBHOOK_TOKEN="a-token-for-the-tests",
+        )
+    assert done.returncode == 2, done.stderr
+    assert f"Error: DROPFLOW_WEBHOOK_PORT: 127.0.0.1 port {port}: " in done.stderr
+    assert "address already in use: stop what listens there, or choose another port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_a_full_disk_is_told_with_the_file_and_what_to_do() -> None:
+    full = Path("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught, naming(full):
+        full.write_text("x")
+    assert explained(caught.value) == (
+        "/dev/full: No space left on device: make room on its disk, or choose another place"
+    )
+
+
+def test_a_file_without_permission_is_told_with_what_to_do() -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", "/data/x.html")
+    assert explained(error) == (
+        "/data/x.html: Permission denied: let the user who runs this read and write it, or choose another place"
+    )
 
 
 def test_a_store_that_cannot_be_reached_exits_with_3(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dropflow.declarations import load_datasets
 from dropflow.embedded.database import embedded_database
 from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, answers, free_port
 from dropflow.embedded.stores import StoreAccess, Webhook, bind_minio_webhook, minio, seaweedfs
-from dropflow.errors import SettingsError
+from dropflow.errors import SettingsError, naming
 from dropflow.prefect_env import prefect_environment
 from dropflow.receipts import PREFIX
 from dropflow.settings import PREFIX as VARIABLE
@@ -226,7 +226,7 @@ def _write_private(path: Path, values: dict[str, str]) -> None:
     text += "".join(f"{VARIABLE}{name}={value}\n" for name, value in values.items())
     temporary = path.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with naming(path), open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     temporary.replace(path)
 
