@@ -3,12 +3,16 @@
 import re
 import tomllib
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import yaml
 
 from dropflow.cli import app
 from dropflow.datasets import Dataset
+from dropflow.embedded.stores import StoreAccess, Webhook, seaweedfs
+from dropflow.objects import CREATED_EVENTS
+from dropflow.receipts import PREFIX
 from dropflow.recipes import Step
 from dropflow.settings import FIELDS, PROJECT, SECRETS
 
@@ -36,6 +40,23 @@ def test_every_test_named_is_there() -> None:
     named = set(re.findall(r"`(test_\w+)`", (PROJECT / "docs" / "security.md").read_text()))
     assert len(named) > 30
     assert named <= known, named - known
+
+
+def test_a_store_of_your_own_is_bound_as_ours_are(tmp_path: Path) -> None:
+    operations = (PROJECT / "docs" / "operations.md").read_text()
+    section = operations.partition("## A store of your own")[2].partition("\n## ")[0]
+    compose = (PROJECT / "docker-compose.yaml").read_text()
+    webhook = Webhook("http://there/notifications", "token", [("raw", ""), ("processed", PREFIX)])
+    _, weed = seaweedfs(tmp_path, StoreAccess(1, "key", "secret"), [2, 3, 4, 5], webhook)
+    known = set(re.findall(r"MINIO_(?:NOTIFY|API)\w+", compose)) | {name for name in weed if "WEED_" in name}
+    assert set(re.findall(r"(?:MINIO|WEED)_\w+", section)) == known
+    assert (
+        f"WEED_NOTIFICATION_WEBHOOK_PATH_PREFIXES={weed['WEED_NOTIFICATION_WEBHOOK_PATH_PREFIXES']}"
+        in section
+    )
+    commands = re.findall(r"^mc event .*", section, re.MULTILINE)
+    assert commands == re.findall(r"mc event .*", compose)
+    assert all(name in section for name in CREATED_EVENTS)
 
 
 def test_every_command_shown_is_one() -> None:

@@ -30,6 +30,9 @@ TERMINALS = {
 
 DOCKER = "there is no Docker here: `test_what_is_declared_does_the_main_job_whoever_is_killed` runs what is declared"
 CLUSTER = "nobody's cluster is to be touched: `test_the_example_can_be_built` builds what it would be given"
+MINIO = (
+    "the job `buckets` of `docker-compose.yaml` has it, which `tests/composing.py` runs where `mc` is on PATH"
+)
 TRACES = "`test_one_trace_from_notification_to_receipt_reaches_a_collector` has one"
 DASK = "`test_a_cluster_prepares_every_object_once` has a scheduler and two workers of its own"
 ELSEWHERE = {
@@ -45,6 +48,8 @@ ELSEWHERE = {
     "kubectl --namespace dropflow exec deployment/listener -- dropflow doctor": CLUSTER,
     "kubectl --namespace dropflow port-forward service/prefect 4200": CLUSTER,
     "kubectl --namespace dropflow delete job apply --ignore-not-found": CLUSTER,
+    "mc event add store/raw arn:minio:sqs::DROPFLOW:webhook --event put --ignore-existing": MINIO,
+    "mc event add store/processed arn:minio:sqs::DROPFLOW:webhook --event put --prefix _receipts/ --ignore-existing": MINIO,
     "pip install 'dropflow[otel]'": "the development environment has every extra",
     "pip install 'dropflow[dask]'": "the development environment has every extra",
     "dask scheduler --host 10.0.0.5 --port 8786": DASK,
