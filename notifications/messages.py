@@ -16,6 +16,7 @@ MOST_TOLD = 10
 Format = Literal["text", "html", "markdown"]
 SECTIONS = {
     "failure": "failed",
+    "waiting": "waiting",
     "rejected": "rejected",
     "missing": "missing",
     "canary": "canary",
