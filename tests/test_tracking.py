@@ -1,6 +1,5 @@
 """MLflow: every model is logged once, with all that tells of it, and nothing that goes wrong there matters."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -10,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Running
 from memory_store import MemoryStore
 
 from dropflow.datasets import Dataset
 from dropflow.declarations import load_datasets
 from dropflow.errors import PermanentError
-from dropflow.prefect_env import prefect_environment
 from dropflow.settings import PROJECT, load_settings
 from flows import models, tracking
 from flows.models import ModelCard, Registered, Source
-from flows.preparation import Preparation
 
 IRIS = load_datasets(PROJECT / "datasets")["iris"]
 RECEIPT = "_receipts/iris/iris/a.csv/e.f.json"
@@ -204,62 +200,3 @@ def test_the_uri_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mlflow_is_not_imported_unless_asked_for() -> None:
     code = "import sys, flows.warm; sys.exit('mlflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=PROJECT)
-
-
-DATASET = """
-name: tracked
-match: tracked-raw/*.csv
-output_bucket: tracked-prepared
-columns: {x: {type: number}, kind: {type: category}}
-steps: [{clip: {x: {min: 0}}}]
-target: kind
-train: {model: decision_tree}
-"""
-FLOW = """
-import os, sys
-from flows.train import track, train
-for uri in sys.argv[1:]:
-    os.environ["DROPFLOW_MLFLOW_TRACKING_URI"] = uri
-    if uri == sys.argv[-1]:
-        track.timeout_seconds = 1
-    state = train("tracked", return_state=True)
-    print(state.type.value, state.name, state.message, sep="|")
-"""
-
-
-@pytest.mark.stack
-def test_a_training_stands_whatever_becomes_of_its_tracking(
-    running: Running, tmp_path: Path, client: Any, database: str
-) -> None:
-    """Buckets and a dataset of its own, which the stack's listener does not know."""
-    (tmp_path / "tracked.yaml").write_text(DATASET)
-    dataset = load_datasets(tmp_path)["tracked"]
-    for bucket in ("tracked-raw", "tracked-prepared"):
-        running.store.ensure_bucket(bucket)
-    rows = "".join(f"{i},{'low' if i < 50 else 'high'}\n" for i in range(100))
-    running.store.put("tracked-raw", "a.csv", f"x,kind\n{rows}".encode(), "text/csv")
-    assert Preparation(running.store, dataset, "run").prepare("a.csv").result == "processed"
-    environment = {
-        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-        **prefect_environment(running.settings),
-        "DROPFLOW_DATA_DIR": str(running.settings.data_dir),
-        "DROPFLOW_DATASETS_DIR": str(tmp_path),
-        "PYTHONPATH": str(PROJECT),
-    }
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        uris = ("http://me:hush@127.0.0.1:9", database, f"http://127.0.0.1:{silent.getsockname()[1]}")
-        command = [sys.executable, "-c", FLOW, *uris]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path, check=False
-        )
-    said = done.stdout + done.stderr
-    assert [line[: line.find(":")] for line in done.stdout.splitlines() if line.startswith("COMPLETED")] == [
-        "COMPLETED|Best|tracked v0001",
-        "COMPLETED|Trained|tracked v0002",
-        "COMPLETED|Trained|tracked v0003",
-    ], said
-    assert "is not, or not wholly, in MLflow: MlflowException: API request to http://***@127.0.0.1:9" in said
-    assert "hush" not in said
-    assert "Finished in state TimedOut" in said
-    (run,) = client.search_runs([client.get_experiment_by_name("tracked").experiment_id])
-    assert (run.data.tags["dropflow.model"], run.info.status) == ("tracked v0002", "FINISHED")
