@@ -4,10 +4,11 @@ An object is a task. What travels is its key and the `Work`: a Dask worker has D
 settings and credentials of its own.
 """
 
+import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -22,10 +23,13 @@ from flows.preparation import Work
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+log = logging.getLogger(__name__)
+
 ANSWER_SECONDS, POLL_SECONDS = 10, 0.02
 AHEAD = 1000
 """Tasks that the scheduler has at once: it need not hold a million keys of a glob."""
 KILLS = "brings down the Dask workers that prepare it: their logs may tell why"
+NO_PROFILER = "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"
 
 
 def connected(scheduler: str, seconds: float) -> "Client":
@@ -110,14 +114,27 @@ _mine = threading.local()
 """Of a Dask worker's thread, which prepares one object at a time."""
 
 
-_warming, _warm = threading.Lock(), threading.Event()
-"""A Dask worker's first object is prepared alone: much is imported at its first use, and once two threads
-that did so halted the process, its event loop with them."""
+_unwarned = threading.Lock()
+"""Taken for good by the thread of a Dask worker that warns."""
+
+
+def _warn_of_profiler() -> None:
+    """Once a process: before Python 3.12, asking for all threads' frames while garbage is collected can
+    deadlock (python/cpython#106883). Dask's profiler does so every 10 ms (dask/distributed#8616)."""
+    from dask import config
+
+    if sys.version_info >= (3, 12) or not config.get("distributed.worker.profile.enabled"):
+        return
+    if _unwarned.acquire(blocking=False):
+        log.warning(
+            "on Python before 3.12 Dask's profiler can halt this worker for good: set %s", NO_PROFILER
+        )
 
 
 def _apart(work: Work) -> Apart:
     """This thread's: the next object is mostly of the same run. Raises SettingsError."""
     if not hasattr(_mine, "store"):
+        _warn_of_profiler()
         _mine.store = connect(load_settings())
     if getattr(_mine, "work", None) != work:
         _mine.apart, _mine.work = Apart(work, _mine.store), work
@@ -129,7 +146,4 @@ def _prepared(key: str, *, work: Work, version: str) -> Outcome:
     """On a Dask worker. Raises SettingsError where that has no settings, or another version of Dropflow."""
     if version != __version__:
         raise SettingsError(f"the run has Dropflow {version}, a Dask worker {__version__}")
-    with nullcontext() if _warm.is_set() else _warming:
-        outcome = _apart(work).prepare(key)
-        _warm.set()
-    return outcome
+    return _apart(work).prepare(key)

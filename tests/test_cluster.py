@@ -1,6 +1,8 @@
 """Batches prepared by a Dask cluster: a real scheduler, real workers."""
 
+import logging
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,15 @@ from flows import cluster
 from flows.preparation import Prepared, Work
 from flows.preprocessors import cards
 
+PROFILER = "distributed.worker.profile.enabled"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_profiler() -> Iterator[None]:
+    """With it a worker on Python 3.11 can deadlock: see `cluster._warn_of_profiler`."""
+    with config.set({PROFILER: False}):
+        yield
+
 
 @pytest.fixture(scope="module")
 def dask(moto_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
@@ -29,7 +40,11 @@ def dask(moto_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         LocalCluster(
             n_workers=2,
             threads_per_worker=2,
-            env=store_environment(moto_endpoint) | {"PYTHONPATH": str(Path(__file__).parent)},
+            env={
+                **store_environment(moto_endpoint),
+                **dict([cluster.NO_PROFILER.split("=")]),
+                "PYTHONPATH": str(Path(__file__).parent),
+            },
             dashboard_address="127.0.0.1:0",
             local_directory=str(tmp_path_factory.mktemp("dask")),
         ) as found,
@@ -137,3 +152,28 @@ def test_without_dask_it_is_said_what_to_install(churn: Dataset, monkeypatch: py
     with pytest.raises(SettingsError, match=r"pip install dropflow\[dask\]"):
         list(cluster.prepare("tcp://127.0.0.1:9", Work(churn, "run"), ["churn/a.csv"]))
     assert doctor._dask("tcp://127.0.0.1:9").to_do == "pip install dropflow[dask]"
+
+
+@pytest.mark.parametrize(
+    ("version", "profiles", "warned"), [((3, 11), True, 1), ((3, 12), True, 0), ((3, 11), False, 0)]
+)
+def test_a_worker_that_can_deadlock_warns_once(
+    version: tuple[int, int],
+    profiles: bool,
+    warned: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(cluster, "_unwarned", threading.Lock())
+    monkeypatch.setattr(sys, "version_info", version)
+    with config.set({PROFILER: profiles}), caplog.at_level(logging.WARNING):
+        cluster._warn_of_profiler()
+        cluster._warn_of_profiler()
+    assert [cluster.NO_PROFILER in one.message for one in caplog.records] == [True] * warned
+
+
+def test_the_variable_that_is_told_turns_the_profiler_off(dask: LocalCluster) -> None:
+    (name, value) = cluster.NO_PROFILER.split("=")
+    assert config.collect_env({name: value})["distributed"]["worker"]["profile"]["enabled"] is False
+    with dask.get_client() as client:
+        assert set(client.run(lambda: config.get(PROFILER)).values()) == {False}

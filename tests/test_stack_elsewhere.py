@@ -15,6 +15,7 @@ from conftest import Running, wait_until
 from distributed import Client
 
 from dropflow.samples import churn_csv
+from flows.cluster import NO_PROFILER
 from flows.execution import MOST_SHOWN
 
 pytestmark = pytest.mark.stack
@@ -98,7 +99,8 @@ def test_a_worker_works_over_tls_until_its_credentials_are_replaced(running: Run
 
 
 def test_a_dask_cluster_prepares_the_batches_of_a_worker(running: Running, tmp_path: Path) -> None:
-    environment, log = environment_of(running, tmp_path), tmp_path / "scheduler.log"
+    environment = environment_of(running, tmp_path) | dict([NO_PROFILER.split("=")])
+    log = tmp_path / "scheduler.log"
     scheduler = [DASK, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     with started(scheduler, environment, log):
         found = wait_until(lambda: re.search(r"tcp://127\.0\.0\.1:\d+", log.read_text()), 60, "the scheduler")

@@ -53,6 +53,7 @@ ELSEWHERE = {
     "pip install 'dropflow[otel]'": "the development environment has every extra",
     "pip install 'dropflow[dask]'": "the development environment has every extra",
     "dask scheduler --host 10.0.0.5 --port 8786": DASK,
+    "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False": DASK,
     "dask worker tcp://10.0.0.5:8786 --nthreads 2": DASK,
     "export DROPFLOW_DASK_SCHEDULER=tcp://10.0.0.5:8786": DASK,
     "export OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318": TRACES,
