@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -20,9 +20,13 @@ LAG_BUCKETS = (0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 900, 3600)
 class Metrics:
     """Counters of this process, and at each scrape what the ledger says, which all listeners share."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, *, sweep_seconds: float = 30) -> None:
+        """`sweep_seconds`: as it is set."""
         self.registry = CollectorRegistry()
         self.registry.register(_LedgerCollector(ledger))
+        Gauge(
+            "dropflow_sweep_interval_seconds", "Between two sweeps, as it is set", registry=self.registry
+        ).set(sweep_seconds)
         self.lag = Histogram(
             "dropflow_lag_seconds",
             "From an object's last write to its receipt",

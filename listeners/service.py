@@ -83,7 +83,7 @@ class Listener:
         self._store = connect(settings)
         self._prefect = connect_prefect(settings)
         self._ledger = Ledger(settings.ledger)
-        self._metrics = Metrics(self._ledger)
+        self._metrics = Metrics(self._ledger, sweep_seconds=settings.sweep_seconds)
         self._intake = Intake(self._ledger, self._datasets)
         self._dispatcher = Dispatcher(
             self._ledger,

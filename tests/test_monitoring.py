@@ -1,6 +1,7 @@
 """Alert rules and dashboard ask for what is served, and every alert, message and check has its runbook."""
 
 import json
+import operator
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,8 +17,9 @@ from dropflow.doctor import Finding
 from dropflow.errors import TransientError
 from dropflow.ledger import Entry, Fate, Ledger, Settlement, SweepReport
 from dropflow.objects import ObjectCreated, ObjectRef
-from dropflow.settings import PROJECT
+from dropflow.settings import PROJECT, Settings
 from listeners.metrics import Metrics
+from listeners.service import SWEEP_SHARE
 from notifications.messages import SECTIONS, TITLES, Message, Told, render
 
 RULES = yaml.safe_load((PROJECT / "monitoring" / "alerts.yaml").read_text())["groups"][0]["rules"]
@@ -57,6 +59,46 @@ def selectors(query: str) -> Iterator[tuple[str, set[str], set[str]]]:
             yield from walk(child)
 
     yield from list(walk(promql_parser.parse(query)))
+
+
+def threshold(alert: str, **values: float) -> float:
+    """What an alert's metric is compared with, where the metrics in that have these values."""
+
+    def amount(node: Any) -> float:
+        if isinstance(node, promql_parser.NumberLiteral):
+            return float(node.val)
+        if isinstance(node, promql_parser.VectorSelector):
+            return values[node.name]
+        if isinstance(node, promql_parser.AggregateExpr):
+            return amount(node.expr)
+        apply = {"+": operator.add, "*": operator.mul}[str(node.op)]
+        return float(apply(amount(node.lhs), amount(node.rhs)))
+
+    (expr,) = (rule["expr"] for rule in RULES if rule["alert"] == alert)
+    comparison: Any = promql_parser.parse(expr)
+    assert str(comparison.op) == ">"
+    return amount(comparison.rhs)
+
+
+@pytest.mark.parametrize("interval", [30, 600, 86400])
+@pytest.mark.parametrize("seconds", [2, 3600])
+def test_a_sweep_is_old_when_more_than_one_is_overdue(interval: float, seconds: float) -> None:
+    pause = max(interval, (SWEEP_SHARE - 1) * seconds)
+    limit = threshold(
+        "DropflowSweepOld", dropflow_sweep_interval_seconds=interval, dropflow_sweep_seconds=seconds
+    )
+    assert limit > seconds + pause + seconds, "the last one, the pause after it, and the next"
+    assert limit < 600 + 3 * (seconds + pause)
+
+
+def test_receipts_are_late_when_no_run_may_take_so_long() -> None:
+    settings = Settings()
+    before_and_after = settings.receipt_seconds + threshold("DropflowEventsWait")
+    assert threshold("DropflowReceiptsLate") > 60 * settings.run_minutes + before_and_after
+
+
+def test_the_interval_of_sweeps_is_told_as_it_is_set(ledger: Ledger) -> None:
+    assert value(Metrics(ledger, sweep_seconds=3600), "dropflow_sweep_interval_seconds") == 3600
 
 
 @pytest.fixture

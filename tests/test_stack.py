@@ -415,6 +415,7 @@ def test_health_and_metrics_are_served(running: Running) -> None:
     assert httpx.get(f"{listener}/healthz").status_code == 200
     wait_until(lambda: httpx.get(f"{listener}/readyz").status_code == 200, what="readiness")
     metrics = httpx.get(f"{listener}/metrics").text
+    assert "dropflow_sweep_interval_seconds 5.0" in metrics
     for name in (
         'dropflow_objects{dataset="churn",fate="processed"}',
         "dropflow_unaccounted 0.0",
