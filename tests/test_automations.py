@@ -15,6 +15,7 @@ from dropflow.changes import differences
 from dropflow.declarations import load_datasets
 from dropflow.errors import AutomationError
 from dropflow.expecting import Expect
+from dropflow.prefect_api import PERMANENT
 from dropflow.settings import PROJECT
 
 VALUES = {
@@ -80,6 +81,13 @@ def test_without_a_block_the_breaker_pauses_and_tells_nobody() -> None:
     (action,) = breaker.fill(values).actions
     assert action.type == "pause-deployment"
     assert str(action.deployment_id) == VALUES["deployment_id"]
+
+
+@pytest.mark.parametrize("name", ["breaker", "on_failure", "on_trained"])
+def test_every_bad_end_of_a_run_is_told(name: str) -> None:
+    (definition,) = (d for d in load_definitions(PROJECT / "automations") if d.path.stem == name)
+    bad = {f"prefect.flow-run.{state}" for state in (*PERMANENT, "Crashed")}
+    assert bad <= definition.fill(VALUES).trigger.expect
 
 
 def test_two_files_that_make_the_same_automation_are_both_named(tmp_path: Path) -> None:
