@@ -47,7 +47,7 @@ check: setup  ## lint, types, import direction
 	$(BIN)/lint-imports
 
 lock: setup  ## resolve pyproject.toml anew into the two locks
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra mail --extra otel --extra postgres --extra redis pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra excel --extra mail --extra otel --extra postgres --extra redis pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras --constraints requirements.lock pyproject.toml --output-file requirements-dev.lock
 
 LOCKED := build/locked

@@ -18,6 +18,7 @@ from dropflow.settings import FIELDS, PROJECT, SECRETS
 
 DOCUMENTS = [*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md")]
 README = (PROJECT / "README.md").read_text()
+MAKEFILE = (PROJECT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -67,8 +68,7 @@ def test_every_command_shown_is_one() -> None:
         assert command in app, command
     targets = re.findall(r"^make (\w+)", blocks, re.MULTILINE)
     assert {"demo", "test"} <= set(targets)
-    makefile = (PROJECT / "Makefile").read_text()
-    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert all(re.search(rf"^{target}:", MAKEFILE, re.MULTILINE) for target in targets)
 
 
 def test_the_dataset_shown_is_the_one_that_is_there() -> None:
@@ -95,6 +95,27 @@ def test_locks_are_complete_and_name_no_index() -> None:
         packages = re.findall(r"^[a-z0-9][\w.-]*==", text, re.MULTILINE)
         assert len(packages) > 100
         assert len(re.findall(r"^[a-z0-9].*==.*\\$", text, re.MULTILINE)) == len(packages), "a hash for each"
+
+
+def test_what_runs_has_every_extra_that_is_not_left_out() -> None:
+    """The image is made of requirements.lock."""
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    left_out = {"dev", "embedded", "dask", "mlflow"}
+    (command,) = re.findall(r"^\t.*--output-file requirements\.lock$", MAKEFILE, re.MULTILINE)
+    assert set(re.findall(r"--extra (\w+)", command)) == extras.keys() - left_out
+    pins = re.findall(r"^([\w.-]+)==", (PROJECT / "requirements.lock").read_text(), re.MULTILINE)
+    for extra in extras.keys() - left_out:
+        for package in extras[extra]:
+            (name,) = re.findall(r"^[\w.-]+", package)
+            assert name in pins, package
+
+
+def test_what_runs_is_what_is_tested() -> None:
+    pins = [
+        set(re.findall(r"^[a-z0-9][\w.-]*==\S+", (PROJECT / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-dev.lock")
+    ]
+    assert pins[0] <= pins[1]
 
 
 def test_the_dataset_file_that_is_explained_is_valid() -> None:
