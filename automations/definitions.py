@@ -28,6 +28,7 @@ ACTIONS = ("actions", "actions_on_trigger", "actions_on_resolve")
 SPECIMEN = {
     "dataset": "specimen",
     "deployment_id": NEW_ID,
+    "runbooks_url": "docs/runbooks.md",
     NOTIFICATION_BLOCK: NEW_ID,
     TRAIN_DEPLOYMENT: NEW_ID,
     SILENCE: "86400",
@@ -35,9 +36,15 @@ SPECIMEN = {
 """Values that show whether a file can be filled in at all."""
 
 
-def placeholders(dataset: Dataset, deployments: Mapping[str, str], block_id: str | None) -> dict[str, str]:
+def placeholders(
+    dataset: Dataset, deployments: Mapping[str, str], block_id: str | None, runbooks_url: str
+) -> dict[str, str]:
     """The values for one dataset. `deployments`: ids of its deployments, by flow."""
-    values = {"dataset": dataset.name, "deployment_id": deployments["preprocess"]}
+    values = {
+        "dataset": dataset.name,
+        "deployment_id": deployments["preprocess"],
+        "runbooks_url": runbooks_url,
+    }
     if "train" in deployments:
         values[TRAIN_DEPLOYMENT] = deployments["train"]
     if block_id:

@@ -50,5 +50,8 @@ def _apply(settings: Settings, *, dry_run: bool) -> Iterator[Change]:
     block_id, saved = save_block(settings.notify_urls, dry_run=dry_run)
     if saved:
         yield saved
-    values = [placeholders(datasets[name], ids, block_id) for name, ids in deployments.items()]
+    values = [
+        placeholders(datasets[name], ids, block_id, settings.runbooks_url)
+        for name, ids in deployments.items()
+    ]
     yield from sync(definitions, values, dry_run=dry_run)

@@ -1,6 +1,7 @@
 """Automation files: filled in, checked, and told apart by content."""
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from dropflow.settings import PROJECT
 VALUES = {
     "dataset": "churn",
     "deployment_id": "11111111-1111-1111-1111-111111111111",
+    "runbooks_url": "https://docs.example.com/runbooks",
     "notification_block_id": "22222222-2222-2222-2222-222222222222",
     "train_deployment_id": "33333333-3333-3333-3333-333333333333",
     "silence_seconds": "90000",
 }
-PLAIN = {name: VALUES[name] for name in ("dataset", "deployment_id")}
+PLAIN = {name: VALUES[name] for name in ("dataset", "deployment_id", "runbooks_url")}
 GOOD = (PROJECT / "automations" / "on_arrival.yaml").read_text()
 
 
@@ -64,8 +66,8 @@ def test_silence_is_longer_than_between_any_two_deadlines() -> None:
     churn = load_datasets(PROJECT / "datasets")["churn"]
     expecting = churn.model_copy(update={"expect": Expect.model_validate("by 08:00 on weekdays")})
     ids = {"preprocess": VALUES["deployment_id"]}
-    assert placeholders(churn, ids, None) == PLAIN
-    values = placeholders(expecting, ids, VALUES["notification_block_id"])
+    assert placeholders(churn, ids, None, VALUES["runbooks_url"]) == PLAIN
+    values = placeholders(expecting, ids, VALUES["notification_block_id"], VALUES["runbooks_url"])
     assert values["silence_seconds"] == str((3 * 24 + 1) * 3600)
     (definition,) = (d for d in load_definitions(PROJECT / "automations") if d.path.stem == "on_missing")
     assert definition.fill(values).trigger.within == timedelta(hours=73)
@@ -88,6 +90,16 @@ def test_every_bad_end_of_a_run_is_told(name: str) -> None:
     (definition,) = (d for d in load_definitions(PROJECT / "automations") if d.path.stem == name)
     bad = {f"prefect.flow-run.{state}" for state in (*PERMANENT, "Crashed")}
     assert bad <= definition.fill(VALUES).trigger.expect
+
+
+def test_runbooks_are_linked_as_they_are_set() -> None:
+    filled = [d.fill(VALUES) for d in load_definitions(PROJECT / "automations")]
+    bodies = [action.body for one in filled for action in one.actions if hasattr(action, "body")]
+    found = re.findall(r"Runbook: (\S+)#(\S+)", "\n".join(bodies))
+    assert found
+    assert {address for address, _ in found} == {VALUES["runbooks_url"]}
+    headings = re.findall(r"^## (.+)$", (PROJECT / "docs" / "runbooks.md").read_text(), re.MULTILINE)
+    assert {section for _, section in found} <= {heading.lower() for heading in headings}
 
 
 def test_two_files_that_make_the_same_automation_are_both_named(tmp_path: Path) -> None:

@@ -134,6 +134,20 @@ def test_all_are_given_what_compose_gives_them() -> None:
         assert missing <= {"DROPFLOW_SWEEP_SECONDS"}, container["name"]
 
 
+@pytest.mark.parametrize(
+    ("variable", "readers"),
+    [
+        ("DROPFLOW_RUN_MINUTES", ["listener-1", "listener-2", "worker"]),
+        ("DROPFLOW_RUNBOOKS_URL", ["listener-1", "listener-2", "apply"]),
+    ],
+)
+def test_what_is_set_reaches_all_who_read_it(variable: str, readers: list[str]) -> None:
+    default = FIELDS[variable.removeprefix(PREFIX).lower()].default
+    given = {COMPOSE[name]["environment"].get(variable) for name in readers}
+    assert given == {f"${{{variable}:-{default}}}"}
+    assert literals(BASE, "settings")[variable] == str(default)
+
+
 def test_what_prefect_is_told_is_told_it_by_compose() -> None:
     declared = COMPOSE["prefect"]["environment"]
     given = literals(BASE, "prefect-settings")
