@@ -293,13 +293,14 @@ def _listener(ledger: Ledger) -> Generator[Finding, None, bool]:
 def _notified(ledger: Ledger, store: ObjectStore, datasets: Datasets) -> Finding:
     """Put an object that no dataset takes, and see by which way the listener hears of it."""
     name, bucket = "notifications", datasets.raw_buckets[0]
-    if datasets.find(bucket, f"{FOLDER}x")[0]:
+    folder = _folder_of_none(datasets, bucket)
+    if folder is None:
         return Finding(
             name, "left out", f"every object of {bucket} belongs to a dataset, and would be prepared"
         )
     try:
         for _ in range(TRIES):
-            source, seconds = _first_told(ledger, store, bucket)
+            source, seconds = _first_told(ledger, store, bucket, folder)
             if source != "sweep":
                 break
     except PermanentError:
@@ -318,9 +319,15 @@ def _notified(ledger: Ledger, store: ObjectStore, datasets: Datasets) -> Finding
     return Finding(name, "failed", f"{found} within {NOTIFIED_SECONDS:.0f} s", to_do)
 
 
-def _first_told(ledger: Ledger, store: ObjectStore, bucket: str) -> tuple[str, float]:
+def _folder_of_none(datasets: Datasets, bucket: str) -> str | None:
+    """Where the listener looks and no dataset takes what is put."""
+    folders = (f"{prefix}{FOLDER}" for prefix in datasets.prefixes)
+    return next((one for one in folders if not datasets.find(bucket, f"{one}x")[0]), None)
+
+
+def _first_told(ledger: Ledger, store: ObjectStore, bucket: str, folder: str) -> tuple[str, float]:
     """Who first told of an object that is put now, and after how many seconds; "" when nobody did."""
-    key = f"{FOLDER}{uuid4().hex}"
+    key = f"{folder}{uuid4().hex}"
     store.put(bucket, key, b"dropflow doctor", "text/plain")
     began = time.monotonic()
     try:

@@ -145,6 +145,36 @@ def test_who_tells_of_an_object(
         assert "webhook" in found.to_do
 
 
+def test_only_what_lies_below_the_prefixes_is_told_of(
+    listened: Ledger, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = Datasets({"churn": datasets["churn"]}, ("churn/",))
+
+    class Telling(MemoryStore):
+        def put(self, *arguments: Any, **named: Any) -> ObjectRef:
+            ref = super().put(*arguments, **named)
+            if part.covers(ref.key):
+                listened.record([ObjectCreated(ref, "webhook")])
+            return ref
+
+    monkeypatch.setattr(doctor, "NOTIFIED_SECONDS", 0.5)
+    store = Telling()
+    assert doctor._notified(listened, store, part).state == "ok"
+    assert not list(store.list("raw"))
+
+
+def test_no_object_is_put_where_a_dataset_takes_all(listened: Ledger, datasets: Datasets) -> None:
+    everything = datasets["churn"].model_copy(update={"match": "raw/churn/**"})
+    for prefixes, folder in (
+        (("churn/",), None),
+        (("churn/", "iris/"), "iris/_doctor/"),
+        (("",), "_doctor/"),
+    ):
+        assert doctor._folder_of_none(Datasets({"churn": everything}, prefixes), "raw") == folder
+    taken = Datasets({"churn": everything}, ("churn/",))
+    assert doctor._notified(listened, MemoryStore(), taken).state == "left out"
+
+
 def test_a_listener_that_does_not_run(ledger: Ledger) -> None:
     (found,) = doctor._listener(ledger)
     assert found.state == "failed"
