@@ -267,11 +267,19 @@ def _ledger(settings: Settings) -> Generator[Finding, None, Ledger | None]:
     if sweep.unaccounted:
         to_do = "`dropflow audit` names them; the next sweep takes them up"
         yield Finding("ledger", "failed", found, to_do)
-    elif ago > max(SWEPT_WITHIN, 10 * timedelta(seconds=settings.sweep_seconds)):
+    elif ago > swept_within(settings.sweep_seconds, sweep.seconds):
         yield Finding("ledger", "failed", found, "the listener's log says why it does not sweep")
     else:
         yield Finding("ledger", "ok", found)
     return ledger
+
+
+def swept_within(interval: float, seconds: float) -> timedelta:
+    """How old a sweep may be that took so many seconds, with this interval: as DropflowSweepOld has it.
+
+    A sweep and the pause after it take five times what one takes, or the interval. One may have failed.
+    """
+    return SWEPT_WITHIN + timedelta(seconds=2 * interval + 10 * seconds)
 
 
 def _listener(ledger: Ledger) -> Generator[Finding, None, bool]:

@@ -187,16 +187,32 @@ def test_a_source_that_is_not_live_beside_one_that_is(listened: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ago", "unaccounted", "state"),
-    [(None, 0, "warning"), (1, 0, "ok"), (1, 3, "failed"), (3600, 0, "failed")],
+    ("ago", "unaccounted", "interval", "seconds", "state"),
+    [
+        (None, 0, 30, 1, "warning"),
+        (1, 0, 30, 1, "ok"),
+        (1, 3, 30, 1, "failed"),
+        (3600, 0, 30, 1, "failed"),
+        (3 * 3600, 0, 30, 1800, "ok"),
+        (6 * 3600, 0, 30, 1800, "failed"),
+        (3700, 0, 3600, 1, "ok"),
+        (3 * 3600, 0, 3600, 1, "failed"),
+    ],
 )
 def test_what_the_last_sweep_found(
-    ago: float | None, unaccounted: int, state: str, settings: Settings, ledger: Ledger, tmp_path: Any
+    ago: float | None,
+    unaccounted: int,
+    interval: float,
+    seconds: float,
+    state: str,
+    settings: Settings,
+    ledger: Ledger,
+    tmp_path: Any,
 ) -> None:
     if ago is not None:
         report = SweepReport(
             started=datetime.now(UTC) - timedelta(seconds=ago),
-            seconds=1,
+            seconds=seconds,
             objects=9,
             receipts=9,
             new=0,
@@ -206,7 +222,7 @@ def test_what_the_last_sweep_found(
             unaccounted=unaccounted,
         )
         ledger.watch.swept(report)
-    generator = doctor._ledger(settings.model_copy(update={"data_dir": tmp_path}))
+    generator = doctor._ledger(settings.model_copy(update={"data_dir": tmp_path, "sweep_seconds": interval}))
     assert next(generator).state == state
 
 

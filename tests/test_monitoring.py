@@ -13,7 +13,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dropflow.doctor import Finding
+from dropflow.doctor import Finding, swept_within
 from dropflow.errors import TransientError
 from dropflow.ledger import Entry, Fate, Ledger, Settlement, SweepReport
 from dropflow.objects import ObjectCreated, ObjectRef
@@ -89,6 +89,7 @@ def test_a_sweep_is_old_when_more_than_one_is_overdue(interval: float, seconds: 
     )
     assert limit > seconds + pause + seconds, "the last one, the pause after it, and the next"
     assert limit < 600 + 3 * (seconds + pause)
+    assert limit == swept_within(interval, seconds).total_seconds(), "the doctor says the same"
 
 
 def test_receipts_are_late_when_no_run_may_take_so_long() -> None:
