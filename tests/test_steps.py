@@ -28,7 +28,7 @@ from dropflow.errors import RejectedError
 from flows import contract
 from flows.preprocessors import TRUSTED
 from flows.steps import apply
-from flows.transformers import Columnwise, Encoder
+from flows.transformers import FEW_VALUES, Columnwise, Encoder
 
 COLUMNS: dict[str, Any] = {
     "n": {"type": "number", "nullable": True},
@@ -163,6 +163,24 @@ def test_encode_onehot_and_ordinal() -> None:
     )
     filled = RAW[["c"]].fillna(RAW["c"].mode()[0])
     np.testing.assert_array_equal(frame[["c"]], OrdinalEncoder().fit_transform(filled))
+
+
+@pytest.mark.parametrize("how", ["onehot", "ordinal"])
+def test_files_are_encoded_alike_whatever_was_encoded_before(how: str) -> None:
+    """What few values are encoded as is remembered; of many it is not."""
+    few, many = ["x", "y", "new", None], [f"v{number}" for number in range(FEW_VALUES + 5)]
+    encoder = Encoder(how, ["x", "y", "z"]).fit(pd.DataFrame({"c": ["x"]}))
+    for values in (few, few[::-1], many + few, few):
+        frame = encoder.transform(pd.DataFrame({"c": values}))
+        assert list(frame.columns) == (["c_x", "c_y", "c_z"] if how == "onehot" else ["c"])
+        place = {"x": 0, "y": 1}
+        expected = [
+            [float(place.get(value) == one) for one in range(3)]
+            if how == "onehot"
+            else [place.get(value, -1.0)]
+            for value in values
+        ]
+        assert frame.to_numpy().tolist() == expected
 
 
 def test_a_gap_is_no_category() -> None:
