@@ -16,6 +16,7 @@ import httpx
 import pandas as pd
 import pytest
 from breakers import disable_breaker
+from ledgers import new_ledger
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 from xdist.scheduler import LoadScopeScheduling
@@ -63,7 +64,7 @@ def churn() -> Dataset:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+    ledger = new_ledger(tmp_path / "ledger.sqlite")
     yield ledger
     ledger.close()
 
@@ -184,6 +185,11 @@ class StackFirst(LoadScopeScheduling):
         if "test_stack" in file:
             return "stack"
         return file if any(one in file for one in OF_ITS_OWN) else nodeid
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for processes that they have started."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StackFirst:

@@ -6,7 +6,6 @@ Never "failed", and never a number that is silently none.
 import gzip
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from alone import Alone
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -107,47 +107,6 @@ def lines(*rows: dict[str, Any]) -> str:
 
 
 # Size
-
-
-MEASURED = """
-import json, resource, sys
-from memory_store import MemoryStore
-from dropflow.datasets import Dataset
-from flows.preparation import Preparation
-import flows.warm, sklearn.preprocessing
-resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))
-store, dataset = MemoryStore(), Dataset.model_validate_json(open(sys.argv[1]).read())
-store.put("raw", "h/a.csv", open(sys.argv[2], "rb").read(), "text/csv")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-done = Preparation(store, dataset, "run").prepare("h/a.csv")
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([done.result, done.message, (peak - before) // 1024]))
-"""
-
-
-@dataclass
-class Alone:
-    """Prepares in a process of its own, and tells result, message and the MiB it took beyond the file."""
-
-    folder: Path
-
-    def __call__(self, dataset: Dataset, content: bytes) -> tuple[str, str, int]:
-        (self.folder / "dataset.json").write_text(dataset.model_dump_json(exclude_unset=True))
-        (self.folder / "raw").write_bytes(content)
-        paths = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}"
-        told = subprocess.run(
-            [
-                *(sys.executable, "-W", "ignore", "-c", paths + MEASURED),
-                *(str(self.folder / "dataset.json"), str(self.folder / "raw")),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=250,
-        )
-        assert told.returncode == 0, told.stderr[-2000:]
-        result, message, mebibytes = json.loads(told.stdout.splitlines()[-1])
-        return result, message, mebibytes
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import pandas as pd
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from ledgers import new_ledger
 from memory_store import MemoryStore
 
 from dropflow import crashpoints
@@ -25,7 +26,7 @@ from dropflow.audit import audit
 from dropflow.crashpoints import Point
 from dropflow.datasets import Dataset, Datasets
 from dropflow.errors import TransientError
-from dropflow.ledger import Fate, Ledger, outbox
+from dropflow.ledger import Fate, outbox
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.prefect_api import Run
 from dropflow.receipts import COMPANIONS, PREFIX, SOURCE, Receipt
@@ -137,7 +138,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def new_ledger(self) -> None:
         self.ledgers += 1
-        self.ledger = Ledger(f"sqlite:///{self.folder.name}/{self.ledgers}.sqlite")
+        self.ledger = new_ledger(Path(self.folder.name, f"{self.ledgers}.sqlite"))
         self.new_listener()
 
     def new_listener(self) -> None:
