@@ -156,7 +156,7 @@ def _with_columns(frame: pd.DataFrame, dataset: Dataset, *, serving: bool) -> pd
         raise RejectedError(
             f"has its columns in another order than declared: {printable(', '.join(there), 200)}"
         )
-    if dataset.unknown_columns == "drop":
+    if unknown and dataset.unknown_columns == "drop":
         frame = frame[there]
     return frame.assign(**dict.fromkeys(missing, np.nan)) if missing else frame.copy(deep=False)
 

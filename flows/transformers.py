@@ -105,8 +105,9 @@ def _fitted(transformer: Any, frame: pd.DataFrame, names: list[str], y: pd.Serie
         texts = frame[names[0]]
         if isinstance(texts.dtype, pd.StringDtype):
             # On the one value that it would have learnt, without taking all texts for objects.
-            counts = texts.value_counts()
-            mode = min(counts.index[counts == counts.iloc[0]])
+            places, values = pd.factorize(texts)
+            counts = np.bincount(places[places >= 0])
+            mode = min(values[counts == counts.max()])
             return transformer.fit(np.array([[mode]], dtype=object))
     return transformer.fit(taken(transformer, frame, names), y)
 
@@ -147,9 +148,11 @@ def _is_plain(series: pd.Series) -> bool:
 
 def _in_order(frame: pd.DataFrame, made: Mapping[str, pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """What was made where its source stood, between the runs of columns that nobody touched."""
-    for untouched, names in groupby(frame.columns, lambda name: name not in made):
+    for untouched, run in groupby(enumerate(frame.columns), lambda column: column[1] not in made):
+        places, names = zip(*run, strict=True)
         if untouched:
-            yield frame[list(names)]
+            # By place: by name takes twice the time.
+            yield frame.iloc[:, places[0] : places[-1] + 1]
         else:
             yield from (made[name] for name in names)
 
