@@ -266,6 +266,8 @@ async def _work(settings: Settings) -> None:
         prefetch_seconds=0,
         settings=settings,
     )
+    # Its runs need not ask again, twice each, whether the server's version is one for ours.
+    os.environ.setdefault("PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED", "false")
     touching = asyncio.create_task(alive.touch_for_ever(settings.data_dir / alive.NAME))
     warming = asyncio.create_task(asyncio.to_thread(worker.warm_up))
     await _wait_for_server(settings)

@@ -146,9 +146,12 @@ class Notifier:
                 return ""
         return self._forms[dataset]
 
-    def _known(self) -> list["Channel"]:
-        """The channels, asked for again once in a while. Raises DropflowError when they never were told."""
-        pause = URLS_SECONDS if self._channels else FIRST_URLS_SECONDS
+    def _known(self, *, none_for: float = FIRST_URLS_SECONDS) -> list["Channel"]:
+        """The channels, asked for again once in a while. Raises DropflowError when they never were told.
+
+        `none_for`: seconds for which it is believed that there are none.
+        """
+        pause = URLS_SECONDS if self._channels else none_for
         if time.monotonic() - self._asked > pause:
             try:
                 urls = self._ask_urls()
@@ -174,7 +177,9 @@ class Notifier:
 
     def deliver(self) -> None:
         """Send what is due; a channel that is slow delays no other, nor us."""
-        idle = {c.name: c for c in self._known() if not self._is_sending(c.name)}
+        # Whoever has something to tell asks sooner. Asked once a second, it is a hundredth of a core.
+        known = self._known(none_for=URLS_SECONDS)
+        idle = {c.name: c for c in known if not self._is_sending(c.name)}
         if not idle:
             return
         if self._pool is None:

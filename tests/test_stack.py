@@ -237,6 +237,13 @@ def test_a_missing_key_fails_with_its_reason(running: Running) -> None:
     assert "no such object (deleted or renamed?)" in run["state"]["message"]
 
 
+def test_a_batch_shows_its_progress(running: Running) -> None:
+    run = run_by_hand(running, keys=[f"churn/never-there-{number}.csv" for number in range(4)])
+    chosen = {"artifacts": {"key": {"any_": ["progress-churn"]}}, "flow_runs": {"id": {"any_": [run["id"]]}}}
+    (shown,) = running.api("POST", "/artifacts/filter", json=chosen)
+    assert (shown["type"], shown["data"], shown["description"]) == ("progress", 100, "4 of 4 objects")
+
+
 def test_a_failed_run_can_be_retried_from_the_ui(running: Running) -> None:
     run = run_by_hand(running, keys=["churn/comes-later.csv"])
     assert run["state_name"] == "Failed"
