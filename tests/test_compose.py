@@ -159,7 +159,7 @@ def forbidden(call: Any, **arguments: Any) -> bool:
 
 
 @pytest.mark.stack
-@pytest.mark.timeout(590)
+@pytest.mark.timeout(1000)
 def test_what_is_declared_does_the_main_job_whoever_is_killed(composed: Composed) -> None:
     dataset = load_datasets(PROJECT / "datasets")["churn"]
     sender = composed.client("s3", *composed.root)

@@ -243,7 +243,7 @@ def newcomer() -> Iterator[Newcomer]:
 
 
 @pytest.mark.stack
-@pytest.mark.timeout(590)
+@pytest.mark.timeout(1000)
 def test_a_newcomer_gets_through_the_documents(newcomer: Newcomer) -> None:
     for document in FOLLOWED:
         newcomer.read(document)

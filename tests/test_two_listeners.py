@@ -123,7 +123,6 @@ class ListenerProcess:
             return
 
 
-@pytest.mark.timeout(200)
 def test_hundreds_of_objects_make_one_event_each_whoever_is_killed(
     settings: Settings, store: ObjectStore, shared: Ledger, postgres: str
 ) -> None:
