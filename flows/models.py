@@ -21,7 +21,6 @@ from uuid import uuid4
 
 import numpy as np
 import sklearn
-import skops.io
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import (
@@ -43,6 +42,7 @@ from dropflow.objects import printable
 from dropflow.receipts import MOST_RACES
 from dropflow.storage import ABSENT, ObjectStore
 from dropflow.trainings import Metric, ModelKind, Task, Training, is_better
+from flows import archives
 from flows.training import ESTIMATORS, SCALED, Trained
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def register(
 
 
 def _dump(estimator: BaseEstimator) -> bytes:
-    body: bytes = skops.io.dumps(estimator)
+    body = archives.dumps(estimator)
     _check_types(body, "the model just trained")
     return body
 
@@ -381,7 +381,7 @@ def load_model(store: ObjectStore, dataset: Dataset, which: Which) -> tuple[Mode
 def _load(body: bytes, url: str, card: ModelCard) -> BaseEstimator:
     _check_types(body, url)
     try:
-        estimator = skops.io.loads(body, trusted=list(TRUSTED))
+        estimator = archives.loads(body, TRUSTED)
         features = tuple(map(str, estimator.feature_names_in_))
     except Exception as error:
         # skops follows what the archive says; what breaks on the way can be anything.
@@ -455,7 +455,7 @@ def _check_types(body: bytes, what: str) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             size = sum(item.file_size for item in archive.infolist())
-        types = skops.io.get_untrusted_types(data=body) if size <= MOST_BYTES else []
+        types = archives.untrusted_types(body) if size <= MOST_BYTES else []
     except Exception as error:
         raise PermanentError(f"{what} is no skops file: {printable(str(error), 200)}") from error
     if size > MOST_BYTES:

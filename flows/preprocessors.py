@@ -17,7 +17,6 @@ from typing import Any
 
 import pandas as pd
 import sklearn
-import skops.io
 from pydantic import Field, ValidationError
 
 from dropflow.columns import Strict
@@ -27,7 +26,7 @@ from dropflow.errors import AlreadyExistsError, ObjectMissingError, PermanentErr
 from dropflow.objects import ObjectRef, printable
 from dropflow.settings import load_settings
 from dropflow.storage import ABSENT, ObjectStore, connect
-from flows import contract, steps
+from flows import archives, contract, steps
 from flows.drift import ColumnReference
 
 log = logging.getLogger(__name__)
@@ -151,7 +150,7 @@ def save(
     Unless it is to be `another` one, a version of the same recipe that was stored meanwhile wins: two
     first files at once have one reference.
     """
-    content = skops.io.dumps(tuple(fitted))
+    content = archives.dumps(tuple(fitted))
     digest = hashlib.sha256(content).hexdigest()
     content_key = f"{PREFIX}{dataset.name}/{digest}.skops"
     store.put(dataset.output_bucket, content_key, content, "application/zip")
@@ -204,8 +203,8 @@ def load(store: ObjectStore, card: PreprocessorCard) -> Preprocessor:
 
 def _trusted(content: bytes, what: str) -> Any:
     try:
-        foreign = sorted(set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED))
-        found = None if foreign else skops.io.loads(content, trusted=TRUSTED)
+        foreign = sorted(set(archives.untrusted_types(content)) - set(TRUSTED))
+        found = None if foreign else archives.loads(content, TRUSTED)
     except Exception as error:
         # Whatever a tampered archive makes skops raise.
         raise PermanentError(f"{what} cannot be read ({type(error).__name__}): refit it") from error

@@ -11,6 +11,7 @@ import prefect.task_engine
 import prefect.utilities.visualization  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 import sklearn.compose  # noqa: F401
+import skops.io  # noqa: F401
 from botocore import UNSIGNED
 from botocore.config import Config
 from pydantic import BaseModel
