@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import cyclopts
 import httpx
@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from dropflow import __version__, audit_log, drops
+from dropflow import __version__, audit_log
 from dropflow.changes import Difference
 from dropflow.declarations import load_datasets
 from dropflow.errors import (
@@ -34,13 +34,16 @@ from dropflow.errors import (
     explained,
     naming,
 )
-from dropflow.ledger import Fate, Ledger
 from dropflow.logs import log_to_stderr
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import connect_prefect
 from dropflow.settings import Settings, StoreKind, load_settings
-from dropflow.storage import connect
 from dropflow.tls import unreachable
+
+if TYPE_CHECKING:
+    from dropflow import drops
+    from dropflow.ledger import Ledger
+    from dropflow.storage import ObjectStore
 
 MOST_LISTED = 20
 OK, BAD_OUTCOME, WRONG_USE, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4
@@ -152,6 +155,8 @@ def drop(
 
     Exits with 0 when all were processed, 1 when one was rejected or failed, 4 when time ran out.
     """
+    from dropflow import drops
+
     settings = load_settings(data_dir)
     chosen = load_datasets(settings.datasets_dir)[dataset]
     if key and len(files) > 1:
@@ -162,7 +167,7 @@ def drop(
     targets = [(path, drops.target_key(chosen, path, key)) for path in files]
     if len({target for _, target in targets}) < len(targets):
         raise SettingsError("several of these files have the same name and would overwrite each other")
-    store = connect(settings)
+    store = _store(settings)
     with _uploading() as progress:
         dropped = []
         for path, target in targets:
@@ -223,7 +228,7 @@ def explain(object: str, /, *, data_dir: DataDir = None, as_json: AsJson = False
     prefect = connect_prefect(settings) if settings.prefect_api_url else None
     place = explaining.locate(object, datasets)
     with _ledger(settings) as ledger:
-        story = explaining.explain(settings, datasets, connect(settings), ledger, prefect, place)
+        story = explaining.explain(settings, datasets, _store(settings), ledger, prefect, place)
     if as_json:
         _print_json(story.to_json())
         return OK
@@ -262,7 +267,7 @@ def report(
     dataset, why_none = datasets.find(ref.bucket, ref.key)
     if dataset is None:
         raise SettingsError(f"{printable(ref.url, 400)}: {why_none}")
-    page = report_of(connect(settings), dataset, ref)
+    page = report_of(_store(settings), dataset, ref)
     path = output or Path(f"{printable(ref.name, 200)}.html")
     with naming(path):
         path.write_bytes(page)
@@ -308,6 +313,7 @@ def replay(
         Show what would be replayed, and do nothing.
     """
     from dropflow import replay as replaying
+    from dropflow.ledger import Fate
 
     settings = load_settings(data_dir)
     datasets = load_datasets(settings.datasets_dir, settings.raw_prefixes)
@@ -395,7 +401,7 @@ def audit(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     with _ledger(settings) as ledger, _counting() as progress:
         task = progress.add_task("Comparing", total=None)
         done = audit_all(
-            connect(settings), datasets, ledger, settings.orphan_seconds, lambda n: progress.advance(task, n)
+            _store(settings), datasets, ledger, settings.orphan_seconds, lambda n: progress.advance(task, n)
         )
     if as_json:
         _print_json(asdict(done))
@@ -474,7 +480,7 @@ def preprocessors(dataset: str | None = None, /, *, data_dir: DataDir = None, as
 
     settings = load_settings(data_dir)
     datasets = load_datasets(settings.datasets_dir)
-    store = connect(settings)
+    store = _store(settings)
     chosen = [datasets[dataset]] if dataset else list(datasets.by_name.values())
     found = [(card, in_use(card, one)) for one in chosen for card in cards(store, one)]
     if as_json:
@@ -511,7 +517,7 @@ def models(dataset: str | None = None, /, *, data_dir: DataDir = None, as_json: 
 
     settings = load_settings(data_dir)
     datasets = load_datasets(settings.datasets_dir)
-    store = connect(settings)
+    store = _store(settings)
     chosen = [datasets[dataset]] if dataset else list(datasets.by_name.values())
     found = [card for one in chosen for card in versions(store, one)]
     if as_json:
@@ -781,8 +787,17 @@ def demo(*, data_dir: DataDir = None, rows: int = 10_000) -> int:
     return run_demo(load_settings(data_dir or Path(".dropflow/demo")), rows, out)
 
 
+def _store(settings: Settings) -> "ObjectStore":
+    # With boto3 it takes 15 MiB, as much as the ledger with SQLAlchemy, that a worker can do without.
+    from dropflow.storage import connect
+
+    return connect(settings)
+
+
 @contextmanager
-def _ledger(settings: Settings) -> Iterator[Ledger]:
+def _ledger(settings: Settings) -> Iterator["Ledger"]:
+    from dropflow.ledger import Ledger
+
     if settings.ledger_url is None and not (settings.data_dir / "ledger.sqlite").exists():
         raise SettingsError(f"no ledger in {settings.data_dir}: start the listener with `dropflow up`")
     ledger = Ledger(settings.ledger)
@@ -859,7 +874,7 @@ def _advance(progress: Progress, task: Any) -> Callable[[int], None]:
     return lambda sent: progress.advance(task, sent)
 
 
-def _print_dropped(dropped: list[drops.Drop], as_json: bool) -> int:
+def _print_dropped(dropped: "list[drops.Drop]", as_json: bool) -> int:
     if as_json:
         _print_json([{"file": str(d.path), "object": d.ref.url, "etag": d.ref.etag} for d in dropped])
         return OK
@@ -868,7 +883,7 @@ def _print_dropped(dropped: list[drops.Drop], as_json: bool) -> int:
     return OK
 
 
-def _print_outcomes(settings: Settings, outcomes: list[drops.Outcome], as_json: bool) -> int:
+def _print_outcomes(settings: Settings, outcomes: "list[drops.Outcome]", as_json: bool) -> int:
     if as_json:
         _print_json([_outcome_json(settings, outcome) for outcome in outcomes])
     else:
@@ -880,7 +895,7 @@ def _print_outcomes(settings: Settings, outcomes: list[drops.Outcome], as_json: 
     return TIMED_OUT if "pending" in fates else OK
 
 
-def _outcome_json(settings: Settings, outcome: drops.Outcome) -> dict[str, Any]:
+def _outcome_json(settings: Settings, outcome: "drops.Outcome") -> dict[str, Any]:
     receipt = outcome.receipt
     return {
         "file": str(outcome.drop.path),
@@ -898,7 +913,7 @@ def _outcome_json(settings: Settings, outcome: drops.Outcome) -> dict[str, Any]:
     }
 
 
-def _print_outcome(settings: Settings, outcome: drops.Outcome) -> None:
+def _print_outcome(settings: Settings, outcome: "drops.Outcome") -> None:
     style = {"processed": "green", "pending": "yellow"}.get(outcome.fate, "red")
     name = escape(printable(outcome.drop.ref.url, 400))
     out.print(f"[{style}]{outcome.fate}[/] {name}", soft_wrap=True)
