@@ -50,6 +50,13 @@ def test_a_free_port_is_the_wanted_one_unless_it_is_taken() -> None:
     assert free_port(port) == port
 
 
+def test_no_outgoing_connection_takes_a_free_port_before_its_server() -> None:
+    """Nor the one 10,000 above, where SeaweedFS listens, too: Linux's own begin at 32768."""
+    found = {free_port() for _ in range(20)}
+    assert max(found) + 10_000 < 32_768
+    assert len(found) > 15, "stacks that start at once do not choose the same"
+
+
 def test_a_killed_process_is_started_again_and_stopped_at_the_end(tmp_path: Path) -> None:
     supervisor = Supervisor()
     sleeper = process(tmp_path, *SLEEP)

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,18 +43,21 @@ def answers(url: str) -> bool:
         return False
 
 
+PORTS = range(10_000, 22_768)
+"""Below those of outgoing connections (from 32768 on Linux), any of which may take a port that was found free
+before its server has started. SeaweedFS listens 10,000 above its own, too."""
+TRIES = 100
+
+
 def free_port(wanted: int | None = None) -> int:
-    """`wanted` if it is free on loopback, else any free port."""
-    for port in (wanted, 0):
-        if port is None:
-            continue
+    """`wanted` if it is free on loopback, else another one of PORTS, by chance."""
+    others = random.SystemRandom().sample(PORTS, TRIES)
+    for port in [wanted, *others] if wanted else others:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+            with suppress(OSError):
                 probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+                return port
     raise ProcessError("no free port on 127.0.0.1")
 
 
