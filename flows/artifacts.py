@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from prefect import get_client, runtime
@@ -43,10 +43,11 @@ def show_progress(dataset: str, total: int) -> Callable[[int], None]:
     key = f"progress-{dataset}".replace("_", "-")
     own = {"key": key, "type": "progress", "flow_run_id": str(runtime.flow_run.id)}
     made = harmlessly(_send, "POST", "/artifacts/", own | _progress(0, total))
+    path = f"/artifacts/{made.json()['id']}" if made else ""
 
     def show(done: int) -> None:
-        if made:
-            harmlessly(_send, "PATCH", f"/artifacts/{made.json()['id']}", _progress(done, total))
+        if path:
+            harmlessly(_send, "PATCH", path, _progress(done, total))
 
     return show
 
@@ -55,6 +56,7 @@ def _progress(done: int, total: int) -> dict[str, Any]:
     return {"data": 100 * done / total, "description": f"{done:,} of {total:,} objects"}
 
 
-def _send(method: str, path: str, body: dict[str, Any]) -> httpx.Response:
+def _send(method: Literal["POST", "PATCH"], path: Any, body: dict[str, Any]) -> httpx.Response:
+    # Any path: Prefect's type for it lists those that it knows itself.
     with get_client(sync_client=True) as client:
-        return client.request(method, path, json=body)  # type: ignore[arg-type]
+        return client.request(method, path, json=body)
