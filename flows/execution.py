@@ -1,6 +1,6 @@
 """What a run's process does: `prefect flow-run execute` without its start-up, and without what we need not.
 
-The only file that leans on Prefect below its documented surface: `prefect.flow_engine` and
+As `automations/server.py` it leans on Prefect below its documented surface: on `prefect.flow_engine` and
 `prefect.results`, pinned by the version in pyproject.toml.
 """
 
