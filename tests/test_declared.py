@@ -135,7 +135,9 @@ def test_a_running_listener_goes_on_with_other_datasets(
         wait_until(lambda: answers(f"http://{LOOPBACK}:{port}/readyz"), 60, "the listener")
         store.put("raw", "iris/1.csv", b"sepal_length\n1\n", "text/csv")
         ledger = Ledger(f"sqlite:///{tmp_path}/data/ledger.sqlite")
-        wait_until(lambda: [e for e in ledger.find("raw", "iris/1.csv") if e.fate != Fate.PENDING], 30, "a fate")
+        wait_until(
+            lambda: [e for e in ledger.find("raw", "iris/1.csv") if e.fate != Fate.PENDING], 30, "a fate"
+        )
         assert ledger.find("raw", "iris/1.csv")[0].fate.value == "ignored"
 
         with httpx.Client() as keeping_alive:
