@@ -4,19 +4,21 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import boto3
 import botocore.session
 from boto3.s3.transfer import TransferConfig
+from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, Credentials, ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
+from botocore.response import StreamingBody
 from pydantic import SecretStr
 
 from dropflow.errors import (
@@ -31,12 +33,21 @@ from dropflow.objects import ObjectRef, printable
 from dropflow.retry import retry
 from dropflow.settings import FileSecret, Settings
 from dropflow.tls import unreachable
+from dropflow.transport import (
+    CONNECTIONS,
+    REFUSED,
+    REFUSED_TRIES,
+    REFUSED_WAIT,
+    TIMEOUT,
+    Transport,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
 _CONFLICT = {"412", "PreconditionFailed"}
+_VERSION, _METADATA = "x-amz-version-id", "x-amz-meta-"
 PAGE = 1000
 CHUNK = 256 * 1024
 """Bytes in memory of an object that is streamed."""
@@ -50,14 +61,13 @@ _TRANSIENT = {
     "InternalError",
     "ServiceUnavailable",
 }
-REFUSED = {"403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
-"""The credentials themselves; the answer to a HEAD has no more than its number."""
 REFUSED_TO_DO = (
     "check DROPFLOW_S3_ACCESS_KEY and DROPFLOW_S3_SECRET_KEY, and what that key is permitted to do"
 )
 DENIED_TO_DO = "check what the access key is permitted to do"
-REFUSED_TRIES, REFUSED_WAIT = 3, 0.5
-"""How often, and after how many seconds, keys from files are read again and tried."""
+NAMED_TO_DO = "check the key and bucket that it names"
+REDIRECTED_TO_DO = "check DROPFLOW_S3_ENDPOINT and DROPFLOW_S3_REGION: the bucket is elsewhere"
+_ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
@@ -79,7 +89,8 @@ def _errors(what: str) -> Iterator[None]:
             raise TransientError(message) from error
         if code in REFUSED or status in (401, 403):
             raise AccessError(f"{message}: {REFUSED_TO_DO if code in REFUSED else DENIED_TO_DO}") from error
-        raise PermanentError(f"{message}: check the key and bucket that it names") from error
+        to_do = REDIRECTED_TO_DO if code in _ELSEWHERE or 300 <= status < 400 else NAMED_TO_DO
+        raise PermanentError(f"{message}: {to_do}") from error
     except (ParamValidationError, NoCredentialsError) as error:
         raise PermanentError(f"{what}: {' '.join(str(error).split())}") from error
     except BotoCoreError as error:
@@ -88,6 +99,14 @@ def _errors(what: str) -> Iterator[None]:
 
 def _etag(response: Any) -> str:
     return str(response["ETag"]).strip('"')
+
+
+def _ref(bucket: str, key: str, answer: AWSResponse) -> ObjectRef:
+    """The object that a GET or HEAD has found."""
+    headers = answer.headers
+    modified = parsedate_to_datetime(headers["Last-Modified"])
+    size, version = int(headers["Content-Length"]), headers.get(_VERSION)
+    return ObjectRef(bucket, key, _etag(headers), size, version, modified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +127,7 @@ class Readable(Protocol):
 class Opened:
     """An object of which only the head has been read. Its bytes can be read once, until it is closed."""
 
-    def __init__(self, ref: ObjectRef, body: Any) -> None:
+    def __init__(self, ref: ObjectRef, body: StreamingBody) -> None:
         self.ref = ref
         self._body = body
         self._is_read = False
@@ -136,11 +155,18 @@ class Opened:
             yield
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ObjectStore:
     """An S3-compatible store. Methods raise TransientError once retries are used up."""
 
-    client: "S3Client"
+    transport: Transport
+    """For what each object of a run needs."""
+    _connect: Callable[[], "S3Client"] = field(repr=False)
+
+    @cached_property
+    def client(self) -> "S3Client":
+        """For all else. Made when it is needed first, as that takes as long as a dozen requests."""
+        return self._connect()
 
     def stat(self, bucket: str, key: str) -> ObjectRef:
         """The object as it is now. Raises ObjectMissingError."""
@@ -164,12 +190,15 @@ class ObjectStore:
     def head(self, bucket: str, key: str) -> Stat:
         """The object as it is now, with its metadata. Raises ObjectMissingError."""
         with _errors(f"stat s3://{bucket}/{key}"):
-            head = self.client.head_object(Bucket=bucket, Key=key)
-        modified = head["LastModified"]
-        ref = ObjectRef(bucket, key, _etag(head), head["ContentLength"], head.get("VersionId"), modified)
-        date = head["ResponseMetadata"]["HTTPHeaders"].get("date")
-        asked = parsedate_to_datetime(date) if date else datetime.now(UTC)
-        return Stat(ref, head.get("Metadata", {}), (asked - modified).total_seconds())
+            answer = self.transport.send("HEAD", bucket, key)
+        ref = _ref(bucket, key, answer)
+        named = {name.lower(): value for name, value in answer.headers.items()}
+        metadata = {
+            name.removeprefix(_METADATA): value for name, value in named.items() if name.startswith(_METADATA)
+        }
+        asked = parsedate_to_datetime(named["date"]) if "date" in named else datetime.now(UTC)
+        assert ref.modified
+        return Stat(ref, metadata, (asked - ref.modified).total_seconds())
 
     @retry
     def clock(self, bucket: str) -> datetime:
@@ -183,19 +212,15 @@ class ObjectStore:
     def get(self, bucket: str, key: str) -> tuple[ObjectRef, bytes]:
         """The object as it is now, with its bytes. Raises ObjectMissingError."""
         with _errors(f"get s3://{bucket}/{key}"):
-            answer = self.client.get_object(Bucket=bucket, Key=key)
-            body = answer["Body"].read()
-        modified: datetime = answer["LastModified"]
-        return ObjectRef(bucket, key, _etag(answer), len(body), answer.get("VersionId"), modified), body
+            answer = self.transport.send("GET", bucket, key)
+            return _ref(bucket, key, answer), _body(answer).read()
 
     @retry
     def open(self, bucket: str, key: str) -> "Opened":
         """The object as it is now, its bytes still to be read: to be closed. Raises ObjectMissingError."""
         with _errors(f"get s3://{bucket}/{key}"):
-            answer = self.client.get_object(Bucket=bucket, Key=key)
-        size, version = answer["ContentLength"], answer.get("VersionId")
-        ref = ObjectRef(bucket, key, _etag(answer), size, version, answer["LastModified"])
-        return Opened(ref, answer["Body"])
+            answer = self.transport.send("GET", bucket, key)
+        return Opened(_ref(bucket, key, answer), _body(answer))
 
     @retry
     def put(
@@ -213,26 +238,20 @@ class ObjectStore:
         `instead_of` is the etag it may replace, or ABSENT; raises AlreadyExistsError when something else
         is there. A retry after a lost answer can meet its own first attempt: the caller compares.
         """
-        condition: dict[str, Any] = {}
+        headers = {"Content-Type": content_type}
+        headers |= {f"{_METADATA}{name}": value for name, value in (metadata or {}).items()}
         if instead_of is not None:
-            condition = {"IfNoneMatch": "*"} if instead_of == ABSENT else {"IfMatch": f'"{instead_of}"'}
+            headers |= {"If-None-Match": "*"} if instead_of == ABSENT else {"If-Match": f'"{instead_of}"'}
         with _errors(f"put s3://{bucket}/{key}"), _opened(body) as content:
             try:
-                done = self.client.put_object(
-                    Bucket=bucket,
-                    Key=key,
-                    Body=content,
-                    ContentType=content_type,
-                    Metadata=metadata or {},
-                    **condition,
-                )
+                done = self.transport.send("PUT", bucket, key, headers, content).headers
             except ClientError as error:
                 # What was to be replaced has vanished: a lost race as well (S3, MinIO; SeaweedFS: 412).
-                if "IfMatch" in condition and error.response.get("Error", {}).get("Code") in _MISSING:
+                if "If-Match" in headers and error.response.get("Error", {}).get("Code") in _MISSING:
                     raise AlreadyExistsError(f"put s3://{bucket}/{key}: it was deleted meanwhile") from error
                 raise
         size = body.stat().st_size if isinstance(body, Path) else len(body)
-        return ObjectRef(bucket, key, _etag(done), size, done.get("VersionId"))
+        return ObjectRef(bucket, key, _etag(done), size, done.get(_VERSION))
 
     @retry
     def delete(self, bucket: str, key: str) -> None:
@@ -294,6 +313,11 @@ class ObjectStore:
                     raise
 
 
+def _body(answer: AWSResponse) -> StreamingBody:
+    """What is still to be read of it. Reading raises BotoCoreError when it ends early."""
+    return StreamingBody(answer.raw, int(answer.headers["Content-Length"]))
+
+
 @contextmanager
 def _opened(body: bytes | Path) -> Iterator[bytes | IO[bytes]]:
     if isinstance(body, Path):
@@ -321,8 +345,20 @@ def connect(settings: Settings) -> ObjectStore:
             "no object store: start one with `dropflow up`, or set DROPFLOW_S3_ENDPOINT, "
             "DROPFLOW_S3_ACCESS_KEY and DROPFLOW_S3_SECRET_KEY"
         )
+    access, secret = settings.s3_access_key, settings.s3_secret_key
+    transport = Transport(
+        settings.s3_endpoint,
+        settings.s3_region,
+        lambda: ReadOnlyCredentials(access.get_secret_value(), secret.get_secret_value(), None),
+        rotates=_in_files(access, secret),
+        ca_file=settings.ca_file,
+    )
+    return ObjectStore(transport, partial(_client, settings, access, secret))
+
+
+def _client(settings: Settings, access: SecretStr, secret: SecretStr) -> "S3Client":
     with _sessions:
-        session, keys = _session(settings.s3_access_key, settings.s3_secret_key)
+        session, keys = _session(access, secret)
         client = session.client(
             "s3",
             endpoint_url=settings.s3_endpoint,
@@ -336,16 +372,16 @@ def connect(settings: Settings) -> ObjectStore:
                 # Newer checksums are trailers that many S3-compatible stores do not read.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
-                connect_timeout=5,
-                read_timeout=60,
-                max_pool_connections=32,
+                connect_timeout=TIMEOUT[0],
+                read_timeout=TIMEOUT[1],
+                max_pool_connections=CONNECTIONS,
                 # Else botocore makes up one of twenty parts, a request.
                 user_agent="dropflow",
             ),
         )
     if not keys:
         client.meta.events.register("needs-retry.s3", cast("Callable[..., None]", _read_again))
-    return ObjectStore(client)
+    return client
 
 
 @cache
@@ -359,9 +395,13 @@ def _core() -> botocore.session.Session:
     return botocore.session.Session()
 
 
+def _in_files(access: SecretStr, secret: SecretStr) -> bool:
+    return isinstance(access, FileSecret) or isinstance(secret, FileSecret)
+
+
 def _session(access: SecretStr, secret: SecretStr) -> tuple[boto3.Session, dict[str, Any]]:
     """What makes the client, and the keys to give it: none where each request reads them from files."""
-    if not isinstance(access, FileSecret) and not isinstance(secret, FileSecret):
+    if not _in_files(access, secret):
         keys = {"aws_access_key_id": access.get_secret_value()}
         return shared_session(), {**keys, "aws_secret_access_key": secret.get_secret_value()}
     core = botocore.session.Session()

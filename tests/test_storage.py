@@ -2,12 +2,12 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tenacity
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -51,6 +51,7 @@ from dropflow.receipts import (
 from dropflow.report import to_html
 from dropflow.settings import PROJECT, Settings
 from dropflow.storage import ABSENT, ObjectStore, connect
+from dropflow.transport import Transport
 
 REF = ObjectRef("raw", "churn/a.csv", "etag1")
 
@@ -130,8 +131,8 @@ def test_metadata_comes_back_with_the_head(store: ObjectStore) -> None:
 
 
 def test_an_objects_age_is_told_by_the_stores_own_clock() -> None:
-    client = Failing(date="Sat, 21 Nov 2026 12:01:30 GMT")
-    assert ObjectStore(client).head("raw", "k").age == 90  # type: ignore[arg-type]
+    failing = Failing(date="Sat, 21 Nov 2026 12:01:30 GMT")
+    assert failing.store().head("raw", "k").age == 90
 
 
 def test_missing_objects_are_told_apart(store: ObjectStore) -> None:
@@ -142,23 +143,22 @@ def test_missing_objects_are_told_apart(store: ObjectStore) -> None:
 
 
 class Failing:
-    """A client whose head_object raises what it is given, then succeeds."""
+    """A transport that raises what it is given, then succeeds."""
 
     def __init__(self, *errors: Exception, date: str = "Sat, 21 Nov 2026 12:00:00 GMT") -> None:
         self.errors = list(errors)
         self.date = date
         self.calls = 0
 
-    def head_object(self, **_: Any) -> dict[str, Any]:
+    def send(self, *_: Any) -> AWSResponse:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
-        return {
-            "ETag": '"e"',
-            "ContentLength": 1,
-            "LastModified": datetime(2026, 11, 21, 12, tzinfo=UTC),
-            "ResponseMetadata": {"HTTPHeaders": {"date": self.date}},
-        }
+        headers = {"ETag": '"e"', "Content-Length": "1", "Date": self.date}
+        return AWSResponse("", 200, {**headers, "Last-Modified": "Sat, 21 Nov 2026 12:00:00 GMT"}, None)
+
+    def store(self) -> ObjectStore:
+        return ObjectStore(cast("Transport", self), pytest.fail)
 
 
 def answer(status: int, code: str = "") -> ClientError:
@@ -178,24 +178,24 @@ def answer(status: int, code: str = "") -> ClientError:
     ],
 )
 def test_transient_errors_are_tried_again(error: Exception) -> None:
-    client = Failing(error, error)
-    assert ObjectStore(client).stat("raw", "k").etag == "e"  # type: ignore[arg-type]
-    assert client.calls == 3
+    failing = Failing(error, error)
+    assert failing.store().stat("raw", "k").etag == "e"
+    assert failing.calls == 3
 
 
 def test_transient_errors_end_after_the_last_attempt() -> None:
-    client = Failing(*[answer(503)] * 99)
+    failing = Failing(*[answer(503)] * 99)
     with pytest.raises(TransientError, match="stat s3://raw/k: the store answered 503"):
-        ObjectStore(client).stat("raw", "k")  # type: ignore[arg-type]
-    assert client.calls == retry.ATTEMPTS
+        failing.store().stat("raw", "k")
+    assert failing.calls == retry.ATTEMPTS
 
 
 @pytest.mark.parametrize("error", [answer(403, "AccessDenied"), answer(400, "InvalidArgument"), answer(404)])
 def test_permanent_errors_are_never_tried_again(error: Exception) -> None:
-    client = Failing(error)
+    failing = Failing(error)
     with pytest.raises(PermanentError):
-        ObjectStore(client).stat("raw", "k")  # type: ignore[arg-type]
-    assert client.calls == 1
+        failing.store().stat("raw", "k")
+    assert failing.calls == 1
 
 
 def test_without_a_store_the_settings_to_make_are_named(settings: Settings) -> None:
@@ -214,9 +214,9 @@ def test_many_threads_may_connect_at_once(settings: Settings) -> None:
         storage._core.cache_clear()
         together = threading.Barrier(8)
 
-        def connected(_: int, together: threading.Barrier = together) -> ObjectStore:
+        def connected(_: int, together: threading.Barrier = together) -> object:
             together.wait()
-            return connect(settings)
+            return connect(settings).client
 
         with ThreadPoolExecutor(8) as threads:
             assert len(list(threads.map(connected, range(8)))) == 8
@@ -346,17 +346,18 @@ def test_the_latest_receipt_comes_with_its_own_reference(store: ObjectStore, chu
 def test_a_receipt_that_others_keep_writing_is_given_up(
     store: ObjectStore, churn: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, key = store.client.put_object, receipt_key(churn, REF, "f1")
+    real, key = Transport.send, receipt_key(churn, REF, "f1")
     races = 0
 
-    def overtaken(**request: Any) -> Any:
+    def overtaken(transport: Transport, method: str, *request: Any) -> AWSResponse:
         nonlocal races
-        races += 1
-        other = receipt(flow_run_id=f"other {races}").model_dump_json().encode()
-        real(Bucket="processed", Key=key, Body=other)
-        return real(**request)
+        if method == "PUT":
+            races += 1
+            other = receipt(flow_run_id=f"other {races}").model_dump_json().encode()
+            real(transport, "PUT", "processed", key, {}, other)
+        return real(transport, method, *request)
 
-    monkeypatch.setattr(store.client, "put_object", overtaken)
+    monkeypatch.setattr(Transport, "send", overtaken)
     with pytest.raises(TransientError, match="other runs write it, too"):
         commit_receipt(store, churn, receipt(), force=True)
     assert races == MOST_RACES
