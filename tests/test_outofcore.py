@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from memory_store import MemoryStore
 
 from dropflow.datasets import Dataset
@@ -17,6 +19,7 @@ from flows import learners, outofcore, reading
 from flows.learners import BOUND, SAMPLE
 from flows.outofcore import OutOfCore, why_not
 from flows.preparation import Preparation
+from flows.reading import delimited, plain
 from flows.transformers import to_numbers
 
 CONTENT = churn_csv(rows=6_000, seed=71)
@@ -230,23 +233,32 @@ def spelled(*rows: str) -> bytes:
     return "\n".join(["a,b", *plain, *rows, *plain, ""]).encode()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        *NASTY.values(),
-        *(spelled(f"{number},x") for number in NUMBERS),
-        *(spelled(f"7,{text}") for text in TEXTS),
-        *(spelled(row) for row in ("", " ", ",", "7", "\r", "7,x\r8,y")),
-        *(b"a,b\r\n1,x\r\n2,y", b"a,b\n1,\xff\n", b"\n" + spelled(), b"\xef\xbb\xbf" + spelled()),
-        *(b"a, b\n1,x\n", b"a,\n1,x\n", b'"a",b\n1,x\n', b"a\n1\n", b"a;b\n1;x\n", b"a,b\n1,x\n2,\0\n"),
-    ],
-)
+SPELLED = [
+    *NASTY.values(),
+    *(spelled(f"{number},x") for number in NUMBERS),
+    *(spelled(f"7,{text}") for text in TEXTS),
+    *(spelled(row) for row in ("", " ", ",", "7", "\r", "7,x\r8,y")),
+    *(b"a,b\r\n1,x\r\n2,y", b"a,b\n1,\xff\n", b"\n" + spelled(), b"\xef\xbb\xbf" + spelled()),
+    *(b"a, b\n1,x\n", b"a,\n1,x\n", b'"a",b\n1,x\n', b"a\n1\n", b"a;b\n1;x\n", b"a,b\n1,x\n2,\0\n"),
+    *(b"a,b\n2026-01-02,x\n", b"a,b\ntrue,x\n", b"a,b\n12:30,x\n", b"a,b\n,x\n", b"b,b\n1,2\n"),
+    *(b"a,b\n9007199254740993,x\n,y\n", b"a,b\n-9007199254740993,x\n", b"a,b\n9223372036854775808,x\n"),
+    *(b'a,b\n0,a"b\n0.0,"\n', b'a,b\n0,a"b\n1,"x\n2,y\n', spelled('7,"a""b"', '8,"a,"",b"', '9,"""x"')),
+]
+
+
+def by_pandas(content: bytes) -> pd.DataFrame | str:
+    """The frame, or what is wrong with the file."""
+    try:
+        frame = delimited.read(content, Reading(), frozenset({"a"}))
+    except RejectedError as error:
+        return str(error)
+    return "no rows" if frame.empty else frame
+
+
+@pytest.mark.parametrize("content", SPELLED)
 @pytest.mark.parametrize("size", [64, 2**20])
 def test_what_arrow_reads_is_what_pandas_reads_or_nothing(content: bytes, size: int) -> None:
-    try:
-        expected: Any = reading.read(content, "x.csv", Reading(), ["a"])
-    except RejectedError as error:
-        expected = str(error)
+    expected = by_pandas(content)
     found: Any
     try:
         found = pd.concat(
@@ -262,6 +274,43 @@ def test_what_arrow_reads_is_what_pandas_reads_or_nothing(content: bytes, size: 
     numbers = to_numbers(expected["a"])
     assert (numbers.isna() == expected["a"].isna()).all(), "what is no number is a bad row"
     pd.testing.assert_frame_equal(found, expected.assign(a=numbers), check_exact=True)
+
+
+def check_whole(content: bytes) -> None:
+    """What Arrow reads at once is what pandas reads, to the types (but for +1), or nothing."""
+    try:
+        found = plain.read(content, Reading(), frozenset({"a"}))
+    except reading.NotPlainError:
+        return
+    expected = by_pandas(content)
+    assert not isinstance(expected, str), expected
+    pd.testing.assert_frame_equal(found, expected, check_exact=True, check_dtype=b"+" not in content)
+
+
+@pytest.mark.parametrize("content", SPELLED)
+def test_whole_files_are_read_by_arrow_as_by_pandas_or_not_at_all(content: bytes) -> None:
+    check_whole(content)
+
+
+ROW = st.one_of(
+    st.tuples(st.integers(-(10**17), 10**17).map(str), st.sampled_from(TEXTS)),
+    st.tuples(st.floats(width=32).map(repr), st.text("ab,\"' \t\r\n0x", max_size=4)),
+    st.tuples(st.sampled_from(NUMBERS), st.sampled_from(TEXTS)),
+)
+
+
+@given(st.lists(ROW.map(",".join), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]))
+def test_any_rows_are_read_by_arrow_as_by_pandas_or_not_at_all(rows: list[str], end: str) -> None:
+    check_whole(end.join(["a,b", *rows, ""]).encode())
+
+
+def test_a_plain_file_is_not_read_by_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "read", pytest.fail)
+    header = CONTENT.partition(b"\n")[0].decode().split(",")
+    numbers = {name for name in header if name not in ("Surname", "Geography", "Gender")}
+    found = reading.read(CONTENT, "x.csv", Reading(), numbers)
+    assert found.shape == (6_000, len(header))
+    assert found["RowNumber"].dtype == "int64"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from flows.reading import (
     text,
 )
 from flows.reading.compression import expand
+from flows.reading.plain import NotPlainError as NotPlainError
 from flows.reading.signatures import PARQUET, PARQUET_ENCRYPTED, ZIP
 
 _ENDINGS = {
@@ -42,8 +43,16 @@ _ENDINGS = {
     ".txt": "csv",
 }
 
-_READERS: dict[str, Callable[[bytes, Reading, Collection[str]], pd.DataFrame]] = {
-    "csv": delimited.read,
+
+def _csv(content: bytes, reading: Reading, numbers: frozenset[str]) -> pd.DataFrame:
+    try:
+        return plain.read(content, reading, numbers)
+    except NotPlainError:
+        return delimited.read(content, reading, numbers)
+
+
+_READERS: dict[str, Callable[[bytes, Reading, frozenset[str]], pd.DataFrame]] = {
+    "csv": _csv,
     "parquet": parquet.read,
     "jsonl": jsonl.read,
     "excel": excel.read,
@@ -92,7 +101,6 @@ def can_be_streamed(beginning: bytes, name: str, reading: Reading) -> bool:
 
 Stream = Callable[[Iterable[bytes], Reading, Collection[str], int], Iterator[pd.DataFrame]]
 stream: Stream = delimited.stream
-NotPlainError = plain.NotPlainError
 
 
 def stream_fast(

@@ -1,4 +1,4 @@
-"""Plain CSV in parts, by Arrow's parser: three times as fast as pandas', and much more particular.
+"""Plain CSV by Arrow's parser: up to three times as fast as pandas', and much more particular.
 
 What it reads is what pandas reads. Whatever else a file has (gaps that are written out, rows too short,
 bytes that are no UTF-8) is not for it: `NotPlainError`, and the file is read by flows/reading/delimited.py.
@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import compute, csv
@@ -18,14 +19,48 @@ from dropflow.errors import RejectedError
 from dropflow.formats import Reading
 from flows.ahead import mapped
 from flows.reading import delimited
+from flows.reading.columns import EXACT
 
 QUOTE = b'"'
 LONGEST = 4
 """Parts, that a line may be long."""
 
 
+BEGINNING = 2**16
+"""Bytes that tell header and delimiter."""
+LARGEST = 2**30
+"""Bytes that Arrow is given as one block, from all of which it infers types."""
+
+
 class NotPlainError(Exception):
     """The file needs a reader that puts up with more."""
+
+
+def read(content: bytes, reading: Reading, numbers: frozenset[str]) -> pd.DataFrame:
+    """What `delimited.read` gives, to its types: only whole numbers with a plus become floats.
+
+    Raises NotPlainError.
+    """
+    header, delimiter = _header(content[:BEGINNING], reading)
+    if b"\0" in content or len(content) > LARGEST:
+        raise NotPlainError("it has a NUL byte, or is large")
+    if b"\r" in content and content.count(b"\r") != content.count(b"\r\n"):
+        raise NotPlainError("it has line ends of old Macintoshes, perhaps beside others")
+    if _may_be_hexadecimal(content):
+        raise NotPlainError("it may have whole numbers that are hexadecimal to Arrow alone")
+    for _ in _well_quoted([content], delimiter):
+        pass
+    lines = pa.py_buffer(content).slice(content.index(b"\n") + 1)
+    # What is no text is inferred: whole numbers stay whole, as pandas has them.
+    texts = {name: pa.string() for name in header if name not in numbers}
+    try:
+        options = _options(header, delimiter, texts, len(content), quoted=QUOTE in content)
+        table = csv.read_csv(pa.BufferReader(lines), **options)
+    except (pa.ArrowException, ValueError) as error:
+        raise NotPlainError(str(error).splitlines()[0][:200]) from error
+    for name in numbers & set(header):
+        _check_number(name, table[name])
+    return _frame(table)
 
 
 def stream(
@@ -58,9 +93,9 @@ class _Table:
         return _frame(csv.read_csv(pa.BufferReader(lines), **self._options(len(lines), quoted=False)))
 
     def stream(self, chunks: Iterator[bytes]) -> Iterator[pd.DataFrame]:
-        first = next(chunks, b"")
+        chunks = _well_quoted(chunks, self.delimiter)
         # Buffered: else a part is as large as a chunk.
-        file = io.BufferedReader(delimited.Bytes(first, _Quotes(chunks, first.count(QUOTE))))
+        file = io.BufferedReader(delimited.Bytes(next(chunks, b""), chunks))
         if file.peek():
             yield from map(
                 _frame, csv.open_csv(pa.PythonFile(file, "r"), **self._options(self.size, quoted=True))
@@ -68,13 +103,18 @@ class _Table:
 
     def _options(self, size: int, *, quoted: bool) -> dict[str, Any]:
         kinds = {name: pa.float64() if name in self.numbers else pa.string() for name in self.header}
-        return {
-            "read_options": csv.ReadOptions(block_size=size, column_names=self.header, use_threads=False),
-            "parse_options": csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=quoted),
-            "convert_options": csv.ConvertOptions(
-                column_types=kinds, null_values=[""], strings_can_be_null=True
-            ),
-        }
+        return _options(self.header, self.delimiter, kinds, size, quoted=quoted)
+
+
+def _options(
+    header: list[str], delimiter: str, kinds: dict[str, pa.DataType], size: int, *, quoted: bool
+) -> dict[str, Any]:
+    """Of Arrow's parser, in one thread."""
+    return {
+        "read_options": csv.ReadOptions(block_size=size, column_names=header, use_threads=False),
+        "parse_options": csv.ParseOptions(delimiter=delimiter, newlines_in_values=quoted),
+        "convert_options": csv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True),
+    }
 
 
 class _Pieces:
@@ -108,25 +148,45 @@ class _Pieces:
         self.left = iter(waiting)
 
 
-class _Quotes:
-    """Chunks, whose quotes are counted: Arrow takes one that is never closed for the end of a text."""
+def _well_quoted(chunks: Iterable[bytes], delimiter: str) -> Iterator[bytes]:
+    """The chunks. Raises NotPlainError where a quote opens within a text, or none closes it.
 
-    def __init__(self, chunks: Iterator[bytes], number: int) -> None:
-        self._chunks = chunks
-        self._number = number
+    To Arrow such a text ends where the file does.
+    """
+    before, number = ord("\n"), 0
+    for chunk in chunks:
+        if QUOTE in chunk:
+            characters = np.frombuffer(chunk, np.uint8)
+            places = np.flatnonzero(characters == ord(QUOTE))
+            opening = places[number % 2 :: 2]
+            ahead = np.where(opening > 0, characters[opening - 1], before)
+            # After a quote it is the second half of one that is part of a quoted text.
+            if not np.isin(ahead, [*b'\r\n"', ord(delimiter)]).all():
+                raise NotPlainError("it has a quote within a text")
+            number += len(places)
+        before = chunk[-1] if chunk else before
+        yield chunk
+    if number % 2:
+        raise NotPlainError("a quote is open at its end")
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
 
-    def __next__(self) -> bytes:
-        try:
-            chunk = next(self._chunks)
-        except StopIteration:
-            if self._number % 2:
-                raise NotPlainError("a quote is open at its end, or part of a text") from None
-            raise
-        self._number += chunk.count(QUOTE)
-        return chunk
+def _may_be_hexadecimal(content: bytes) -> bool:
+    """Whether a zero is followed by an x. Python's own search takes five times the time among many zeros."""
+    characters = np.frombuffer(content, np.uint8)
+    places = np.flatnonzero((characters | 0x20) == ord("x"))
+    return bool((characters[places[places > 0] - 1] == ord("0")).any())
+
+
+def _check_number(name: str, column: pa.ChunkedArray) -> None:
+    """Raises NotPlainError where pandas would make something else of what Arrow has inferred."""
+    whole = pa.types.is_int64(column.type)
+    if not whole and not pa.types.is_float64(column.type):
+        raise NotPlainError(f"column {name} has other than numbers, or nothing at all")
+    if whole and not column.null_count:
+        return
+    extremes = compute.min_max(column).as_py()
+    if max(-(extremes["min"] or 0), extremes["max"] or 0) >= EXACT:
+        raise NotPlainError(f"column {name} has numbers that floats do not tell apart")
 
 
 def _frame(batch: pa.Table | pa.RecordBatch) -> pd.DataFrame:
@@ -134,7 +194,7 @@ def _frame(batch: pa.Table | pa.RecordBatch) -> pd.DataFrame:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if pa.types.is_floating(column.type) and compute.any(compute.is_nan(column)).as_py():
             raise NotPlainError(f"column {name} has a gap that is written out")
-    frame: pd.DataFrame = batch.to_pandas()
+    frame: pd.DataFrame = batch.to_pandas(use_threads=False)
     return frame
 
 
