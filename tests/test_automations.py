@@ -8,8 +8,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.types import _datetime
 
+import automations.server
 from automations.definitions import check_definitions, load_definitions, placeholders
 from automations.sync import sync
 from dropflow.changes import differences
@@ -238,3 +241,14 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, old: str, new:
         load_definitions(tmp_path)[0].fill(VALUES)
     assert told in str(raised.value)
     assert "mine.yaml" in str(raised.value)
+
+
+def test_prefect_lists_the_time_zones_once_and_knows_them() -> None:
+    automations.server._list_timezones_once()
+    listing: Any = _datetime.available_timezones
+    for _ in range(2):
+        CronSchedule(cron="0 9 * * *", timezone="Europe/Berlin")
+    assert listing.cache_info().hits
+    assert listing.cache_info().misses == 1
+    with pytest.raises(ValueError, match="Invalid timezone"):
+        CronSchedule(cron="0 9 * * *", timezone="Mars/Phobos")
