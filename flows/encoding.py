@@ -1,11 +1,12 @@
 """A prepared frame as bytes: Parquet, CSV or Arrow."""
 
 import io
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from pyarrow import feather
+from pyarrow import feather, parquet
 
 from dropflow.datasets import Output
 from dropflow.errors import RejectedError
@@ -20,9 +21,10 @@ PARQUET: dict[str, Any] = {"dictionary_pagesize_limit": 2**16}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def encode(frame: pd.DataFrame, output: Output) -> bytes:
+def encode(frame: pd.DataFrame, output: Output, various: Collection[str] = ()) -> bytes:
     """Rows without their index. Sparse columns become plain ones, which Parquet keeps small.
 
+    `various`: columns of so many values that a dictionary of them, which Parquet tries first, is of no use.
     Raises RejectedError where a column holds what the format cannot.
     """
     frame = frame.reset_index(drop=True)
@@ -32,7 +34,10 @@ def encode(frame: pd.DataFrame, output: Output) -> bytes:
     buffer = io.BytesIO()
     try:
         if output.format == "parquet":
-            frame.to_parquet(buffer, index=False, **PARQUET)
+            # Not `to_parquet`, which starts two threads for each frame: as long as the conversion takes.
+            table = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
+            repeating = [name for name in table.column_names if name not in various]
+            parquet.write_table(table, buffer, use_dictionary=repeating, **PARQUET)
         elif output.format == "arrow":
             feather.write_feather(frame, buffer, compression="zstd")
         else:

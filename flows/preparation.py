@@ -23,7 +23,14 @@ from dropflow.errors import (
 )
 from dropflow.logs import about
 from dropflow.objects import ObjectRef, printable
-from dropflow.quality import Figures, Quality, kept_drift, kept_reasons
+from dropflow.quality import (
+    MOST_DISTINCT,
+    Figures,
+    FrameProfile,
+    Quality,
+    kept_drift,
+    kept_reasons,
+)
 from dropflow.receipts import Receipt, commit_receipt, standing_receipt
 from dropflow.storage import ObjectStore, Opened
 from flows import steps
@@ -202,13 +209,14 @@ class Preparation:
         started = time.perf_counter()
         made = self.transformation.transform(ref, content, preprocessor)
         target = (self.store, self.dataset, ref, fingerprint, self.run_id)
-        output = self.stage("write", write, made.frame, *target, self.force)
+        after = profile(made.frame)
+        output = self.stage("write", write, made.frame, after, *target, self.force)
         if output is None:
             return None
         quarantine = Quarantine(self.store, self.dataset, ref, fingerprint)
         figures = Figures(
             before=profile(made.checked.good),
-            after=profile(made.frame),
+            after=after,
             quarantined=kept_reasons(made.checked.reasons, made.checked.examples),
             drift=kept_drift(made.drift),
             seconds=time.perf_counter() - started,
@@ -366,6 +374,7 @@ class Content:
 
 def write(
     frame: pd.DataFrame,
+    profiled: FrameProfile,
     store: ObjectStore,
     dataset: Dataset,
     ref: ObjectRef,
@@ -374,7 +383,13 @@ def write(
     force: bool,
 ) -> ObjectRef | None:
     """The frame as the key's output; None when the object was overwritten meanwhile."""
-    return publish(store, dataset, ref, fingerprint, run_id, encode(frame, dataset.output), force)
+    various = {
+        str(name)
+        for name, column in zip(frame.columns, profiled.columns, strict=False)
+        if column.kind == "number" and column.distinct > MOST_DISTINCT
+    }
+    body = encode(frame, dataset.output, various)
+    return publish(store, dataset, ref, fingerprint, run_id, body, force)
 
 
 def commit(store: ObjectStore, dataset: Dataset, receipt: Receipt, force: bool) -> bool:

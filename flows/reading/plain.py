@@ -194,7 +194,7 @@ def _frame(batch: pa.Table | pa.RecordBatch) -> pd.DataFrame:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if pa.types.is_floating(column.type) and compute.any(compute.is_nan(column)).as_py():
             raise NotPlainError(f"column {name} has a gap that is written out")
-    frame: pd.DataFrame = batch.to_pandas(use_threads=False)
+    frame: pd.DataFrame = batch.to_pandas(use_threads=False, split_blocks=True)
     return frame
 
 
