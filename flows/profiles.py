@@ -25,6 +25,8 @@ MOST_BINS = 20
 MOST_VALUES = 8
 MOST_CATEGORIES = 50
 """Text with at most so many distinct values, on average found twice, is a category."""
+WIDEST = 2**16
+"""Between the smallest and the largest of whole numbers that are counted without being sorted."""
 FINEST_GRID = 1_000
 """Values on a grid of more points than this fill bins evenly enough wherever these begin."""
 
@@ -90,41 +92,60 @@ def _floats(series: pd.Series) -> Floats | None:
 
 
 def _of_numbers(name: str, values: Floats) -> ColumnProfile:
-    # Sorted once, everything else is quick: distinct values, median, bins. Gaps come last.
-    ordered = np.sort(values)
-    first = ordered.searchsorted(-np.inf, side="right")
-    end, present = ordered.searchsorted([np.inf, np.nan])
-    finite = ordered[first:end]
-    is_new = np.empty(len(finite), dtype=bool)
-    is_new[:1] = True
-    np.not_equal(finite[1:], finite[:-1], out=is_new[1:])
-    different = finite[is_new]
-    distinct = len(different) + int(first > 0) + int(present > end)
+    is_finite = np.isfinite(values)
+    finite = values if is_finite.all() else values[is_finite]
+    infinite = values[np.isinf(values)] if len(finite) < len(values) else values[:0]
+    distinct, times = _counted(finite) if len(finite) else (finite, np.empty(0, np.intp))
     return ColumnProfile(
         name,
         "number",
-        missing=len(values) - int(present),
-        distinct=min(distinct, MOST_DISTINCT + 1),
-        distribution=_numbers(finite, different) if len(finite) else None,
-        infinite=int(first + present - end),
+        missing=len(values) - len(finite) - len(infinite),
+        distinct=min(len(distinct) + len({*infinite.tolist()}), MOST_DISTINCT + 1),
+        distribution=_numbers(finite, distinct, times) if len(finite) else None,
+        infinite=len(infinite),
     )
 
 
-def _numbers(ordered: Floats, distinct: Floats) -> Numbers:
-    """Figures of sorted finite numbers, at least one, and the distinct ones among them."""
+def _counted(finite: Floats) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """The distinct ones of at least one finite number, sorted, and how often each is there."""
+    # Whole numbers: counting takes a fifth of the time that sorting does. The first few tell of most others.
+    if _are_whole(finite[:20]) and _are_whole(finite):
+        low, high = finite.min(), finite.max()
+        if high / 2 - low / 2 < WIDEST / 2:
+            times = np.bincount((finite - low).astype(np.intp))
+            places = np.flatnonzero(times)
+            return places + low, times[places]
+    ordered = np.sort(finite)
+    is_new = np.empty(len(ordered), dtype=bool)
+    is_new[0] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+    places = np.flatnonzero(is_new)
+    if len(places) == len(ordered):
+        return ordered, np.ones(len(ordered), np.intp)
+    return ordered[places], np.diff(places, append=len(ordered))
+
+
+def _are_whole(values: Floats) -> bool:
+    return bool((np.rint(values) == values).all())
+
+
+def _numbers(finite: Floats, distinct: Floats, times: npt.NDArray[np.intp]) -> Numbers:
+    """Figures of finite numbers, at least one: the sorted distinct ones are there so many `times`."""
     edges = _edges(distinct)
-    inner = np.searchsorted(ordered, edges[1:-1], side="left")
-    counts = np.diff(inner, prepend=0, append=len(ordered))
-    middle = len(ordered) // 2
-    low, high = float(ordered[(len(ordered) - 1) // 2]), float(ordered[middle])
+    up_to = np.concatenate(([0], np.cumsum(times)))
+    inner = up_to[np.searchsorted(distinct, edges[1:-1], side="left")]
+    counts = np.diff(inner, prepend=0, append=len(finite))
+    # The two in the middle; one and the same where the number is odd.
+    middle = np.searchsorted(up_to, [(len(finite) - 1) // 2, len(finite) // 2], side="right") - 1
+    low, high = distinct[middle].tolist()
     return Numbers(
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
-        min=float(ordered[0]) + 0.0,  # never -0
-        mean=_mean(ordered),
+        min=float(distinct[0]) + 0.0,  # never -0
+        mean=_mean(finite),
         # Halved first: the sum of two large numbers is infinite.
         median=low if low == high else low / 2 + high / 2,
-        max=float(ordered[-1]),
+        max=float(distinct[-1]),
     )
 
 

@@ -41,6 +41,7 @@ from flows.transformers import (
     Select,
     SparseOneHot,
     array,
+    gaps_of,
 )
 
 SCALERS = {
@@ -240,10 +241,10 @@ def _fit(frame: pd.DataFrame, step: Step, dataset: Dataset, learn_from: pd.Index
     if rows.empty:
         raise RejectedError(f"step {title(step)} has no row to learn from")
     for column in step.impute or ():
-        if rows[column].isna().all() and not isinstance((step.impute or {})[column], Constant):
+        if gaps_of(rows[column]).all() and not isinstance((step.impute or {})[column], Constant):
             raise RejectedError(f"column {column} has no value at all: nothing to impute it from")
     for column in (step.scale.columns if step.scale else ()) or step.clip or ():
-        if rows[column].isna().all():
+        if gaps_of(rows[column]).all():
             raise RejectedError(f"column {column} has no value at all: nothing to {step.kind}")
     target = None
     if dataset.target and dataset.target in rows.columns:

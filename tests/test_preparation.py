@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from memory_store import MemoryStore
 
 from dropflow.columns import Column
 from dropflow.datasets import Dataset
@@ -16,6 +18,7 @@ from dropflow.recipes import Step
 from dropflow.samples import churn_csv
 from flows import overrides
 from flows.contract import validate
+from flows.preparation import Preparation
 from flows.reading import read_csv
 from flows.steps import apply, fingerprint
 
@@ -253,3 +256,15 @@ def test_a_run_may_leave_out_steps_and_split_otherwise() -> None:
     cast = small(steps=[{"cast": {"t": "number"}}, {"drop": ["c"]}, {"scale": {"columns": ["t"]}}])
     with pytest.raises(SettingsError, match=r"step 2 .scale. needs numbers"):
         overrides.apply(cast, "as declared", None, ["cast"])
+
+
+def test_numbers_that_hardly_repeat_get_no_dictionary(churn: Dataset) -> None:
+    store = MemoryStore()
+    store.put("raw", "churn/a.csv", churn_csv(rows=3_000), "text/csv")
+    assert Preparation(store, churn, "run").prepare("churn/a.csv").is_done  # type: ignore[arg-type]
+    output = store.get("processed", "churn/a.parquet")[1]
+    columns = pq.ParquetFile(io.BytesIO(output)).metadata.row_group(0)
+    described = [columns.column(place) for place in range(columns.num_columns)]
+    dictionaries = {one.path_in_schema for one in described if one.has_dictionary_page}
+    assert {"Age", "CreditScore", "Exited"} <= dictionaries
+    assert {"EstimatedSalary", "Balance"}.isdisjoint(dictionaries)
