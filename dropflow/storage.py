@@ -4,7 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, cached_property, partial
@@ -105,8 +105,13 @@ def _ref(bucket: str, key: str, answer: AWSResponse) -> ObjectRef:
     """The object that a GET or HEAD has found."""
     headers = answer.headers
     modified = parsedate_to_datetime(headers["Last-Modified"])
-    size, version = int(headers["Content-Length"]), headers.get(_VERSION)
-    return ObjectRef(bucket, key, _etag(headers), size, version, modified)
+    return ObjectRef(bucket, key, _etag(headers), _length(answer), headers.get(_VERSION), modified)
+
+
+def _length(answer: AWSResponse) -> int | None:
+    """None where a proxy has taken it away."""
+    length = answer.headers.get("Content-Length")
+    return None if length is None else int(length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +218,8 @@ class ObjectStore:
         """The object as it is now, with its bytes. Raises ObjectMissingError."""
         with _errors(f"get s3://{bucket}/{key}"):
             answer = self.transport.send("GET", bucket, key)
-            return _ref(bucket, key, answer), _body(answer).read()
+            body = _body(answer).read()
+        return replace(_ref(bucket, key, answer), size=len(body)), body
 
     @retry
     def open(self, bucket: str, key: str) -> "Opened":
@@ -315,7 +321,8 @@ class ObjectStore:
 
 def _body(answer: AWSResponse) -> StreamingBody:
     """What is still to be read of it. Reading raises BotoCoreError when it ends early."""
-    return StreamingBody(answer.raw, int(answer.headers["Content-Length"]))
+    length: Any = _length(answer)  # None is fine, which the stubs do not know
+    return StreamingBody(answer.raw, length)
 
 
 @contextmanager

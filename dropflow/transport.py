@@ -23,6 +23,8 @@ from botocore.utils import get_environ_proxies, percent_encode
 CONNECTIONS = 32
 TIMEOUT = (5, 60)
 """Seconds to connect, and without a byte of the answer."""
+LONG = 2**20
+"""Bytes that are not sent before the store has agreed."""
 REFUSED = {"403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 """The credentials themselves; the answer to a HEAD has no more than its number."""
 REFUSED_TRIES, REFUSED_WAIT = 3, 0.5
@@ -83,10 +85,13 @@ class Transport:
     def _signed(
         self, method: str, bucket: str, key: str, headers: dict[str, str] | None, body: bytes | IO[bytes]
     ) -> AWSRequest:
-        if not isinstance(body, bytes):
-            body.seek(0)
         url = f"{self.endpoint.rstrip('/')}/{bucket}/{percent_encode(key, safe='/~')}"
         sent = {"User-Agent": "dropflow", **(headers or {})}
+        if not isinstance(body, bytes):
+            body.seek(0)
+        if not isinstance(body, bytes) or len(body) > LONG:
+            # A store that does not want it says so before it is sent.
+            sent["Expect"] = "100-continue"
         request = AWSRequest(method, url, sent, body, stream_output=method == "GET")
         S3SigV4Auth(self.credentials(), "s3", self.region).add_auth(request)
         return request

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dropflow.settings import Settings
 from dropflow.storage import ABSENT, connect
-from dropflow.transport import REFUSED_TRIES, Transport
+from dropflow.transport import LONG, REFUSED_TRIES, Transport
 
 NOBODY = Settings.model_validate(
     {"s3_endpoint": "http://127.0.0.1:9", "s3_access_key": "key", "s3_secret_key": "hush"}
@@ -83,6 +83,7 @@ def test_a_file_is_sent_as_a_client_sends_it(sent: list[AWSPreparedRequest], tmp
     bodies = []
 
     def send(_: URLLib3Session, request: AWSPreparedRequest) -> AWSResponse:
+        assert _text(request.headers["Expect"]) == "100-continue"
         bodies.append(told(request))
         return AWSResponse(request.url, 200, {"ETag": '"e"'}, _Raw())
 
@@ -93,6 +94,12 @@ def test_a_file_is_sent_as_a_client_sends_it(sent: list[AWSPreparedRequest], tmp
     assert bodies[0] == bodies[1]
     assert bodies[0][3] == path.read_bytes()
     assert not sent
+
+
+@pytest.mark.parametrize(("length", "asks"), [(LONG, False), (LONG + 1, True)])
+def test_long_bytes_are_not_sent_unasked(sent: list[AWSPreparedRequest], length: int, *, asks: bool) -> None:
+    STORE.put("raw", "k", bytes(length), "text/csv")
+    assert ("Expect" in sent[0].headers) is asks
 
 
 def test_an_empty_key_is_not_taken_for_the_bucket(sent: list[AWSPreparedRequest]) -> None:
