@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from test_listener import make_listener
 from weed import Users, weed
 
@@ -22,6 +23,7 @@ from dropflow.receipts import read_receipt
 from dropflow.samples import churn_csv
 from dropflow.settings import PROJECT, Settings
 from dropflow.storage import ObjectStore, connect
+from dropflow.transport import Transport
 from flows.preparation import Preparation
 from listeners.canary import Canary
 
@@ -34,10 +36,10 @@ PERMISSIONS = {
     "CreateBucket": "s3:CreateBucket",
     "HeadBucket": "s3:ListBucket",
     "ListObjectsV2": "s3:ListBucket",
-    "HeadObject": "s3:GetObject",
-    "GetObject": "s3:GetObject",
-    "PutObject": "s3:PutObject",
     "DeleteObject": "s3:DeleteObject",
+    "HEAD": "s3:GetObject",
+    "GET": "s3:GetObject",
+    "PUT": "s3:PutObject",
 }
 """What S3 asks for each request that we make."""
 ACTIONS = {
@@ -71,6 +73,18 @@ def actions(policies: list[dict[str, Any]] | None) -> list[str]:
 
 
 @dataclass
+class Noting:
+    """A transport that remembers what was asked of it."""
+
+    transport: Transport
+    asked: set[tuple[str, str]]
+
+    def send(self, method: str, bucket: str, key: str, *more: Any) -> AWSResponse:
+        self.asked.add((PERMISSIONS[method], f"{bucket}/{key}"))
+        return self.transport.send(method, bucket, key, *more)
+
+
+@dataclass
 class User:
     """A store as one of the users has it, and what was asked of it."""
 
@@ -78,9 +92,11 @@ class User:
     asked: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.store.client.meta.events.register("provide-client-params.s3", self._note)
+        self.store.client.meta.events.register("provide-client-params.s3", self._note_call)
+        client = self.store.client
+        self.store = ObjectStore(cast("Transport", Noting(self.store.transport, self.asked)), lambda: client)
 
-    def _note(self, params: dict[str, str], model: Any, **_: Any) -> None:
+    def _note_call(self, params: dict[str, str], model: Any, **_: Any) -> None:
         place = params["Bucket"] + (f"/{params['Key']}" if "Key" in params else "")
         self.asked.add((PERMISSIONS[model.name], place))
 

@@ -78,7 +78,7 @@ def test_no_secret_is_in_any_log_event_answer_or_file(watched: Running, tmp_path
     found |= dict(found_in(dict(answers(watched))))
     found |= dict(found_in(dict(files(watched.settings.data_dir))))
     found |= dict(found_in({f"arguments {pid}": text for pid, text in arguments()}))
-    assert "Sending http request" in (watched.settings.data_dir / "logs" / "worker.log").read_text(), (
+    assert "CanonicalRequest:" in (watched.settings.data_dir / "logs" / "worker.log").read_text(), (
         "all is told"
     )
     assert not found, "\n\n".join(f"{place}\n{around}" for place, around in found.items())
