@@ -67,7 +67,8 @@ REFUSED_TO_DO = (
 DENIED_TO_DO = "check what the access key is permitted to do"
 NAMED_TO_DO = "check the key and bucket that it names"
 REDIRECTED_TO_DO = "check DROPFLOW_S3_ENDPOINT and DROPFLOW_S3_REGION: the bucket is elsewhere"
-_ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
+_ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "400"}
+"""The answer to a HEAD has no more than its number."""
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 

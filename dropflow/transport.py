@@ -11,25 +11,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest, AWSResponse
+from botocore.awsrequest import AWSPreparedRequest, AWSRequest, AWSResponse
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import ClientError, ParamValidationError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies, percent_encode
+from urllib3.exceptions import HTTPError
 
 CONNECTIONS = 32
 TIMEOUT = (5, 60)
 """Seconds to connect, and without a byte of the answer."""
-LONG = 2**20
-"""Bytes that are not sent before the store has agreed."""
+LONG = 2**18
+"""Bytes that are not sent before the store has agreed: of a body it refuses, no more may be read."""
 REFUSED = {"403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 """The credentials themselves; the answer to a HEAD has no more than its number."""
 REFUSED_TRIES, REFUSED_WAIT = 3, 0.5
 """How often, and after how many seconds, keys from files are read again and tried."""
 _CODE = re.compile(rb"<Code>([^<]{1,200})</Code>")
+_REGION = re.compile(rb"<Region>([^<]{1,200})</Region>")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Transport:
     rotates: bool = False
     """Whether a refused request is worth signing anew: its keys may just be being replaced."""
     ca_file: Path | None = None
+    _regions: dict[str, str] = field(init=False, repr=False, default_factory=dict)
+    """Of buckets that are in another one, as their store has told."""
     _session: URLLib3Session = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,36 +77,55 @@ class Transport:
             # Its address would be the bucket's.
             raise ParamValidationError(report="an object's key cannot be empty")
         for left in range(REFUSED_TRIES - 1, -1, -1):
-            answer = self._session.send(self._signed(method, bucket, key, headers, body).prepare())
-            if answer.status_code < 300:
+            answer = self._session.send(self._prepared(method, bucket, key, headers, body))
+            if _is_success(method, answer):
                 break
-            error = _error(method, answer)
-            if not (left and self.rotates and error.response["Error"]["Code"] in REFUSED):
+            error, region = _error(method, answer)
+            if left and region and region != self._regions.get(bucket, self.region):
+                self._regions[bucket] = region
+            elif left and self.rotates and error.response["Error"]["Code"] in REFUSED:
+                time.sleep(REFUSED_WAIT)
+            else:
                 raise error
-            time.sleep(REFUSED_WAIT)
         return answer
 
-    def _signed(
+    def _prepared(
         self, method: str, bucket: str, key: str, headers: dict[str, str] | None, body: bytes | IO[bytes]
-    ) -> AWSRequest:
+    ) -> AWSPreparedRequest:
         url = f"{self.endpoint.rstrip('/')}/{bucket}/{percent_encode(key, safe='/~')}"
         sent = {"User-Agent": "dropflow", **(headers or {})}
         if not isinstance(body, bytes):
             body.seek(0)
-        if not isinstance(body, bytes) or len(body) > LONG:
-            # A store that does not want it says so before it is sent.
-            sent["Expect"] = "100-continue"
         request = AWSRequest(method, url, sent, body, stream_output=method == "GET")
-        S3SigV4Auth(self.credentials(), "s3", self.region).add_auth(request)
-        return request
+        region = self._regions.get(bucket, self.region)
+        S3SigV4Auth(self.credentials(), "s3", region).add_auth(request)
+        prepared = request.prepare()
+        if not isinstance(body, bytes) or len(body) > LONG:
+            # As bytes: botocore waits for the answer to no other.
+            prepared.headers["Expect"] = cast("str", b"100-continue")
+        return prepared
 
 
-def _error(method: str, answer: AWSResponse) -> ClientError:
-    """As a client tells it: by the code in the body, or without one by the status."""
-    found = _CODE.search(answer.content)
-    status = answer.status_code
+def _is_success(method: str, answer: AWSResponse) -> bool:
+    """A PUT may be answered 200 before it fails: then there is no ETag."""
+    return answer.status_code < 300 and (method != "PUT" or "ETag" in answer.headers)
+
+
+def _error(method: str, answer: AWSResponse) -> tuple[ClientError, str]:
+    """As a client tells it, by the code in the body or the status; and the bucket's region, if told."""
+    try:
+        content = answer.content
+    except HTTPError:
+        content = b""  # it broke off
+    status = answer.status_code if answer.status_code >= 300 else 500
+    code, region = (_found(pattern, content) for pattern in (_CODE, _REGION))
     response: Any = {
-        "Error": {"Code": found[1].decode(errors="replace") if found else str(status)},
+        "Error": {"Code": code or str(status)},
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
-    return ClientError(response, method)
+    return ClientError(response, method), answer.headers.get("x-amz-bucket-region") or region
+
+
+def _found(pattern: re.Pattern[bytes], content: bytes) -> str:
+    found = pattern.search(content)
+    return found[1].decode(errors="replace") if found else ""

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -242,6 +243,7 @@ SPELLED = [
     *(b"a, b\n1,x\n", b"a,\n1,x\n", b'"a",b\n1,x\n', b"a\n1\n", b"a;b\n1;x\n", b"a,b\n1,x\n2,\0\n"),
     *(b"a,b\n2026-01-02,x\n", b"a,b\ntrue,x\n", b"a,b\n12:30,x\n", b"a,b\n,x\n", b"b,b\n1,2\n"),
     *(b"a,b\n9007199254740993,x\n,y\n", b"a,b\n-9007199254740993,x\n", b"a,b\n9223372036854775808,x\n"),
+    *(b"a,b\n\xef\xbb\xbf1,x\n", b"b,a\n\xef\xbb\xbfx,1\n", b"a,b\n" + b"\xef\xbb\xbf1,x\n" * 12),
     *(b'a,b\n0,a"b\n0.0,"\n', b'a,b\n0,a"b\n1,"x\n2,y\n', spelled('7,"a""b"', '8,"a,"",b"', '9,"""x"')),
 ]
 
@@ -299,9 +301,34 @@ ROW = st.one_of(
 )
 
 
-@given(st.lists(ROW.map(",".join), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]))
-def test_any_rows_are_read_by_arrow_as_by_pandas_or_not_at_all(rows: list[str], end: str) -> None:
-    check_whole(end.join(["a,b", *rows, ""]).encode())
+@given(
+    st.lists(ROW, min_size=1, max_size=6),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([",", ";"]),
+    st.booleans(),
+    st.sampled_from([24, plain.BEGINNING]),
+)
+def test_any_rows_are_read_by_arrow_as_by_pandas_or_not_at_all(
+    rows: list[tuple[str, str]],
+    end: str,
+    delimiter: str,
+    text_first: bool,
+    beginning: int,
+) -> None:
+    table = [("a", "b"), *rows]
+    lines = [delimiter.join(reversed(row) if text_first else row) for row in table]
+    with patch.object(plain, "BEGINNING", beginning):
+        check_whole(end.join([*lines, ""]).encode())
+
+
+def test_a_delimiter_that_the_beginning_does_not_tell_is_looked_for_in_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plain, "BEGINNING", 40)
+    content = b"a;b;c,d\n" + b'"1\n2345678901234567890";y;z,w\n' * 25
+    with pytest.raises(reading.NotPlainError):
+        plain.read(content, Reading(), frozenset())
+    assert list(reading.read(content, "x.csv", Reading(), []).columns) == ["a", "b", "c,d"]
 
 
 def test_a_plain_file_is_not_read_by_pandas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from memory_store import MemoryStore
 
 from dropflow.columns import Column
-from dropflow.datasets import Dataset
+from dropflow.datasets import Dataset, Output
 from dropflow.errors import RejectedError, SettingsError
 from dropflow.recipes import Step
 from dropflow.samples import churn_csv
 from flows import overrides
 from flows.contract import validate
+from flows.encoding import encode
 from flows.preparation import Preparation
 from flows.reading import read_csv
 from flows.steps import apply, fingerprint
@@ -268,3 +269,10 @@ def test_numbers_that_hardly_repeat_get_no_dictionary(churn: Dataset) -> None:
     dictionaries = {one.path_in_schema for one in described if one.has_dictionary_page}
     assert {"Age", "CreditScore", "Exited"} <= dictionaries
     assert {"EstimatedSalary", "Balance"}.isdisjoint(dictionaries)
+
+
+def test_nested_columns_keep_their_dictionary() -> None:
+    frame = pd.DataFrame({"tags": [["a", "b"]] * 100, "number": np.linspace(0, 1, 100)})
+    columns = pq.ParquetFile(io.BytesIO(encode(frame, Output(), {"number"}))).metadata.row_group(0)
+    assert columns.column(0).path_in_schema == "tags.list.element"
+    assert columns.column(0).has_dictionary_page

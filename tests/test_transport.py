@@ -1,8 +1,12 @@
 """What is sent about an object is what a client of boto3's would send."""
 
 import io
+import re
+import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from unittest.mock import patch
 
@@ -13,9 +17,11 @@ from botocore.exceptions import ClientError, ParamValidationError
 from botocore.httpsession import URLLib3Session
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from urllib3.exceptions import ProtocolError
 
+from dropflow.errors import AlreadyExistsError
 from dropflow.settings import Settings
-from dropflow.storage import ABSENT, connect
+from dropflow.storage import ABSENT, ObjectStore, connect
 from dropflow.transport import LONG, REFUSED_TRIES, Transport
 
 NOBODY = Settings.model_validate(
@@ -42,9 +48,9 @@ def sent() -> Iterator[list[AWSPreparedRequest]]:
 def told(request: AWSPreparedRequest) -> tuple[Any, ...]:
     """What the store goes by, but for the second in which it was signed."""
     headers = {name.lower(): _text(value) for name, value in request.headers.items()}
-    signed = headers.pop("authorization").rpartition(", Signature=")[0]
+    signed = re.sub(r"/\d{8}/", "/day/", headers.pop("authorization").rpartition(", Signature=")[0])
     mine = {name: value for name, value in headers.items() if name not in {*OF_ITS_OWN, "x-amz-date"}}
-    return request.method, request.url, mine, _body(request.body), "x-amz-content-sha256" in signed
+    return request.method, request.url, mine, _body(request.body), signed
 
 
 def _text(value: str | bytes) -> str:
@@ -83,7 +89,6 @@ def test_a_file_is_sent_as_a_client_sends_it(sent: list[AWSPreparedRequest], tmp
     bodies = []
 
     def send(_: URLLib3Session, request: AWSPreparedRequest) -> AWSResponse:
-        assert _text(request.headers["Expect"]) == "100-continue"
         bodies.append(told(request))
         return AWSResponse(request.url, 200, {"ETag": '"e"'}, _Raw())
 
@@ -96,10 +101,94 @@ def test_a_file_is_sent_as_a_client_sends_it(sent: list[AWSPreparedRequest], tmp
     assert not sent
 
 
-@pytest.mark.parametrize(("length", "asks"), [(LONG, False), (LONG + 1, True)])
-def test_long_bytes_are_not_sent_unasked(sent: list[AWSPreparedRequest], length: int, *, asks: bool) -> None:
-    STORE.put("raw", "k", bytes(length), "text/csv")
-    assert ("Expect" in sent[0].headers) is asks
+@contextmanager
+def store_that_answers(answer: bytes) -> Iterator[tuple[ObjectStore, list[bytes]]]:
+    """One that answers once it has the headers, and what it was sent."""
+    got: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    while b"\r\n\r\n" not in b"".join(got):
+                        got.append(connection.recv(2**16))
+                    connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_WR)
+                    connection.settimeout(5)
+                    while more := connection.recv(2**16):
+                        got.append(more)
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield connect(NOBODY.model_copy(update={"s3_endpoint": address})), got
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+TAKEN = b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_long_body_is_not_sent_to_a_store_that_refuses_it(tmp_path: Path, *, as_file: bool) -> None:
+    body: bytes | Path = bytes(LONG + 1)
+    if as_file:
+        (tmp_path / "out.parquet").write_bytes(bytes(LONG + 1))
+        body = tmp_path / "out.parquet"
+    with store_that_answers(TAKEN) as (store, got), pytest.raises(AlreadyExistsError):
+        store.put("raw", "k", body, "text/csv", instead_of=ABSENT)
+    assert b"".join(got).endswith(b"\r\n\r\n"), "nothing came after the headers"
+
+
+def test_a_put_that_fails_after_its_answer_has_begun_is_tried_again(sent: list[AWSPreparedRequest]) -> None:
+    late = AWSResponse("", 200, {}, _Raw(b"<Error><Code>InternalError</Code></Error>"))
+    good = AWSResponse("", 200, {"ETag": '"e"'}, _Raw())
+    answers = [late, good]
+    with patch.object(URLLib3Session, "send", lambda *_: answers.pop(0)):
+        assert STORE.put("raw", "k", b"x", "text/csv").etag == "e"
+    assert not answers
+    assert not sent
+
+
+def test_an_error_that_breaks_off_is_told_by_its_status() -> None:
+    answer = AWSResponse("", 503, {}, _Broken())
+    with patch.object(URLLib3Session, "send", lambda *_: answer), pytest.raises(ClientError) as raised:
+        STORE.transport.send("GET", "raw", "k")
+    assert raised.value.response["Error"]["Code"] == "503"
+
+
+class _Broken:
+    def stream(self) -> Iterator[bytes]:
+        raise ProtocolError("connection lost")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"x-amz-bucket-region": "eu-west-1"}, b""),
+        ({}, b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>"),
+    ],
+)
+def test_a_bucket_of_another_region_is_asked_again_and_its_region_remembered(
+    headers: dict[str, str], body: bytes
+) -> None:
+    scopes: list[str] = []
+
+    def send(_: URLLib3Session, request: AWSPreparedRequest) -> AWSResponse:
+        scopes.append(_text(request.headers["Authorization"]).split("/")[2])
+        if scopes[-1] != "eu-west-1":
+            return AWSResponse("", 400, headers, _Raw(body))
+        return AWSResponse("", 200, {"ETag": '"e"'}, _Raw())
+
+    store = connect(NOBODY)
+    with patch.object(URLLib3Session, "send", send):
+        for _ in range(2):
+            store.put("raw", "k", b"x", "text/csv")
+    assert scopes == ["us-east-1", "eu-west-1", "eu-west-1"]
 
 
 def test_an_empty_key_is_not_taken_for_the_bucket(sent: list[AWSPreparedRequest]) -> None:

@@ -21,7 +21,7 @@ from flows.ahead import mapped
 from flows.reading import delimited
 from flows.reading.columns import EXACT
 
-QUOTE = b'"'
+QUOTE, BOM = b'"', b"\xef\xbb\xbf"
 LONGEST = 4
 """Parts, that a line may be long."""
 
@@ -42,6 +42,8 @@ def read(content: bytes, reading: Reading, numbers: frozenset[str]) -> pd.DataFr
     Raises NotPlainError.
     """
     header, delimiter = _header(content[:BEGINNING], reading)
+    if reading.delimiter == "auto" and len(content) > BEGINNING and QUOTE in content[:BEGINNING]:
+        raise NotPlainError("its beginning, which is cut, may not tell the delimiter")
     if b"\0" in content or len(content) > LARGEST:
         raise NotPlainError("it has a NUL byte, or is large")
     if b"\r" in content and content.count(b"\r") != content.count(b"\r\n"):
@@ -50,7 +52,9 @@ def read(content: bytes, reading: Reading, numbers: frozenset[str]) -> pd.DataFr
         raise NotPlainError("it may have whole numbers that are hexadecimal to Arrow alone")
     for _ in _well_quoted([content], delimiter):
         pass
-    lines = pa.py_buffer(content).slice(content.index(b"\n") + 1)
+    start = content.index(b"\n") + 1
+    _check_mark(content[start : start + len(BOM)])
+    lines = pa.py_buffer(content).slice(start)
     # What is no text is inferred: whole numbers stay whole, as pandas has them.
     texts = {name: pa.string() for name in header if name not in numbers}
     try:
@@ -90,12 +94,17 @@ class _Table:
 
     def read(self, lines: bytes) -> pd.DataFrame:
         """Whole lines without quotes. In one thread: others read what follows."""
+        _check_mark(lines)
         return _frame(csv.read_csv(pa.BufferReader(lines), **self._options(len(lines), quoted=False)))
 
     def stream(self, chunks: Iterator[bytes]) -> Iterator[pd.DataFrame]:
         chunks = _well_quoted(chunks, self.delimiter)
+        first = next(chunks, b"")
+        while len(first) < len(BOM) and (more := next(chunks, b"")):
+            first += more
+        _check_mark(first)
         # Buffered: else a part is as large as a chunk.
-        file = io.BufferedReader(delimited.Bytes(next(chunks, b""), chunks))
+        file = io.BufferedReader(delimited.Bytes(first, chunks))
         if file.peek():
             yield from map(
                 _frame, csv.open_csv(pa.PythonFile(file, "r"), **self._options(self.size, quoted=True))
@@ -146,6 +155,12 @@ class _Pieces:
             elif length > LONGEST * self._size:
                 raise NotPlainError("it has no line ends")
         self.left = iter(waiting)
+
+
+def _check_mark(lines: bytes) -> None:
+    """Raises NotPlainError: Arrow takes it away, wherever in the file these lines are."""
+    if lines.startswith(BOM):
+        raise NotPlainError("a line begins with a byte order mark")
 
 
 def _well_quoted(chunks: Iterable[bytes], delimiter: str) -> Iterator[bytes]:
