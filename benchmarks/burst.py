@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +139,13 @@ def all_but_the_store(stack: Stack) -> list[psutil.Process]:
     return [each for one in found for each in (one, *one.children(recursive=True))]
 
 
+def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for one in processes:
+        # A run's may just have ended.
+        with suppress(psutil.NoSuchProcess):
+            one.send_signal(number)
+
+
 def show(stack: list[Burst], bare: list[Burst]) -> None:
     table = Table("median", "files a minute", "CPU seconds a file")
     rates, costs = [], []
@@ -169,11 +177,9 @@ def main() -> int:
             stacks.append(through_stack(store, prefix, files, contents))
             time.sleep(SETTLE)
             stopped = all_but_the_store(stack)
-            for one in stopped:
-                one.send_signal(signal.SIGSTOP)
+            signal_all(stopped, signal.SIGSTOP)
             bares.append(through_bare(stack.settings, store, number, files, contents))
-            for one in stopped:
-                one.send_signal(signal.SIGCONT)
+            signal_all(stopped, signal.SIGCONT)
             for name, one_burst in (("stack", stacks[-1]), ("bare", bares[-1])):
                 out.print(f"{name}: {one_burst.per_minute:.0f} files/min, {one_burst.cpu_per_file:.3f} CPU s")
         out.print(f"{options.files} files of {options.rows:,} rows, load {os.getloadavg()[0]:.1f}")

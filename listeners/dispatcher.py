@@ -87,7 +87,13 @@ class Dispatcher:
             if left_over.dataset not in self.paused:
                 posted += self._post(left_over)
         self.gathers = False
-        for name in filter(self._may_leave, self._datasets.by_name):
+        for name in filter(self._ledger.outbox.waits, self._datasets.by_name):
+            if self._ledger.outbox.gathers(name, self._gather):
+                # Prefect is not asked, twice a second, whether it is paused.
+                self.gathers = True
+                continue
+            if self._is_paused(name):
+                continue
             self.gathers = True
             while delivery := self._claim(name):
                 reached(Point.OBJECTS_CLAIMED)
@@ -96,17 +102,15 @@ class Dispatcher:
             raise troubles[-1]
         return posted
 
-    def _may_leave(self, dataset: str) -> bool:
-        """Whether something waits, and is not held because the dataset is paused."""
-        if not self._ledger.outbox.waits(dataset):
-            return False
+    def _is_paused(self, dataset: str) -> bool:
+        """Whether the dataset is; what waits is held, or held no more."""
         if dataset in self.paused:
             self._held[dataset] = self._ledger.outbox.hold(dataset, self._held.get(dataset))
-            return False
+            return True
         if dataset in self._held:
             self._ledger.outbox.release(dataset)
             del self._held[dataset]
-        return True
+        return False
 
     def _claim(self, dataset: str) -> Delivery | None:
         return self._ledger.outbox.claim(dataset, self._listener, self._most_in_flight, self._gather)

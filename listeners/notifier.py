@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 MOST_CHANNELS = 16
 """That are sent to at once."""
-URLS_SECONDS, FIRST_URLS_SECONDS = 30.0, 1.0
+URLS_SECONDS, FIRST_URLS_SECONDS = 30.0, 2.0
 """Between two questions for the channels; while there are none, what happens is told to nobody."""
 TELL_DOWN_EVERY = timedelta(hours=2)
 BACKOFF = (2, 10, 60, 300, 1800)

@@ -80,13 +80,10 @@ class Outbox:
             if not self._database.is_sqlite:
                 # Two listeners counting at once would both find room for one more.
                 db.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(dataset))))
-            in_flight = self._in_flight(db, dataset)
-            if in_flight >= most_in_flight:
+            if self._in_flight(db, dataset) >= most_in_flight:
                 return None
             first = db.execute(ordered.limit(1)).one_or_none()
-            if first is None:
-                return None
-            if gather and in_flight >= gather.machines and self._gathers(db, dataset, first.ready_at, gather):
+            if first is None or self._gathers(db, dataset, first.ready_at, gather):
                 return None
             # They need no smaller company: it was not one of them that kept their run from its work.
             is_interrupted = first.reason.startswith(INTERRUPTED)
@@ -139,6 +136,13 @@ class Outbox:
         """Whether an object of the dataset is ready to leave."""
         with self._database.read() as db:
             return bool(db.execute(sa.select(sa.exists().where(_waiting(dataset, now())))).scalar())
+
+    def gathers(self, dataset: str, gather: Gather | None) -> bool:
+        """Whether what waits for the dataset waits for others to leave with."""
+        with self._database.read() as db:
+            first = db.execute(sa.select(sa.func.min(objects.c.ready_at)).where(_waiting(dataset, now())))
+            since = first.scalar_one()
+            return since is not None and self._gathers(db, dataset, since, gather)
 
     def hold(self, dataset: str, since: datetime | None) -> datetime:
         """The dataset is paused: say so of what would leave otherwise. Returns when.
@@ -194,8 +198,10 @@ class Outbox:
         query = sa.select(sa.func.count(sa.distinct(objects.c.event_id))).where(_at_work(dataset))
         return db.execute(query).scalar_one()
 
-    def _gathers(self, db: sa.Connection, dataset: str, first: datetime, gather: Gather) -> bool:
+    def _gathers(self, db: sa.Connection, dataset: str, first: datetime, gather: Gather | None) -> bool:
         """Whether what waits since `first` waits on: for others, or for cores."""
+        if gather is None or self._in_flight(db, dataset) < gather.machines:
+            return False
         moment = now()
         at_work = sa.select(objects.c.event_id).where(_at_work(dataset))
         query = sa.select(sa.func.max(deliveries.c.created)).where(deliveries.c.id.in_(at_work))
