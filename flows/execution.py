@@ -19,8 +19,8 @@ from flows.limits import lead_session
 LOG_FORMAT = "DROPFLOW_LOG_FORMAT"
 LONG = ("train",)
 """Flows whose runs are long enough to be suspended from the UI."""
-MOST_SHOWN = 3
-"""Objects whose every stage is a task run of its own: with nine of them an object costs twice as much."""
+MOST_SHOWN = 1
+"""Objects of a run whose every stage is a task run of its own: so shown, an object costs twice as much."""
 
 
 def run_flow_run(flow_run_id: UUID, environment: dict[str, str], at_once: int = 0) -> None:

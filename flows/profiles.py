@@ -161,7 +161,8 @@ def _edges(distinct: Floats) -> Floats:
     low, high = distinct[0], distinct[-1]
     if low == high:
         return np.array([low, high])
-    on_grid = _grid_edges(distinct)
+    # A grid has as many points as there are numbers, or more.
+    on_grid = _grid_edges(distinct) if len(distinct) <= FINEST_GRID else None
     if on_grid is not None:
         return on_grid
     # Halved, because the range itself may be infinite.
