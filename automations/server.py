@@ -15,8 +15,6 @@ from typing import Any
 
 from dropflow.logs import hide
 
-MODULE, FUNCTION = "prefect.server.api.server", "create_app"
-LISTING_MODULE, LISTING_FUNCTION = "prefect.types._datetime", "available_timezones"
 PASSWORDS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
 
 
@@ -39,22 +37,23 @@ def remembered(create_app: Callable[..., Any]) -> Callable[..., Any]:
     return create
 
 
-def _remember_application() -> None:
+WRAPPED: list[tuple[str, str, Callable[[Any], Any]]] = [
+    ("prefect.server.api.server", "create_app", remembered),
+    ("prefect.types._datetime", "available_timezones", cache),
+]
+"""Module, function, and what takes its place."""
+
+
+def _wrap(module_name: str, name: str, wrapper: Callable[[Any], Any]) -> None:
+    """Put a wrapper in the function's place, once, where there is such a function."""
     # Not imported here: workers load collections, too, and are none the server's.
-    server = sys.modules.get(MODULE)
-    create_app = getattr(server, FUNCTION, None)
-    if create_app and not hasattr(create_app, "__wrapped__"):
-        setattr(server, FUNCTION, remembered(create_app))
+    module = sys.modules.get(module_name)
+    function = getattr(module, name, None)
+    if function and not hasattr(function, "__wrapped__"):
+        setattr(module, name, wrapper(function))
 
 
-def _list_timezones_once() -> None:
-    module = sys.modules.get(LISTING_MODULE)
-    listing = getattr(module, LISTING_FUNCTION, None)
-    if listing and not hasattr(listing, "__wrapped__"):
-        setattr(module, LISTING_FUNCTION, cache(listing))
-
-
-_remember_application()
-_list_timezones_once()
+for wrapped in WRAPPED:
+    _wrap(*wrapped)
 # At DEBUG the server's websockets tell what clients sign in with.
 hide(os.environ.get(name, "") for name in PASSWORDS)

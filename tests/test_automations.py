@@ -244,7 +244,8 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, old: str, new:
 
 
 def test_prefect_lists_the_time_zones_once_and_knows_them() -> None:
-    automations.server._list_timezones_once()
+    for wrapped in automations.server.WRAPPED:
+        automations.server._wrap(*wrapped)
     listing: Any = _datetime.available_timezones
     for _ in range(2):
         CronSchedule(cron="0 9 * * *", timezone="Europe/Berlin")
