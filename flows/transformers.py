@@ -62,7 +62,7 @@ class Columnwise(_Framewise):
         self.target = target
 
     def fit(self, X: pd.DataFrame, y: pd.Series | None = None) -> Self:  # noqa: N803
-        self.fitted_ = [_fitted(clone(one), X, names, y) for names, one in self.parts]
+        self.fitted_ = [_fitted(one, X, names, y) for names, one in self.parts]
         return self
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
@@ -104,19 +104,18 @@ def _fitted(transformer: Any, frame: pd.DataFrame, names: list[str], y: pd.Serie
     if isinstance(transformer, SimpleImputer):
         learnt = _statistic(transformer.strategy, frame[names[0]])
         if learnt is not None:
-            is_long = isinstance(learnt, str) and len(learnt) > LONGEST_NAME
-            imputer_of = _imputer_of.__wrapped__ if is_long else _imputer_of
-            return imputer_of(transformer.strategy, learnt)
-    return transformer.fit(taken(transformer, frame, names), y)
+            return _imputer_of(transformer.strategy, learnt)
+    return clone(transformer).fit(taken(transformer, frame, names), y)
 
 
 def _statistic(strategy: str, series: pd.Series) -> str | float | None:
-    """What an imputer would learn; None where that is left to the imputer."""
+    """What an imputer would learn; None where that is left to the imputer, as what is long to remember."""
     if strategy == "most_frequent" and isinstance(series.dtype, pd.StringDtype):
         # Without taking all texts for objects.
         places, values = pd.factorize(series)
         counts = np.bincount(places[places >= 0])
-        return str(min(values[counts == counts.max()]))
+        mode = str(min(values[counts == counts.max()]))
+        return mode if len(mode) <= LONGEST_NAME else None
     if strategy == "median" and series.dtype == float:
         numbers = series.to_numpy()
         return float(np.median(numbers[~np.isnan(numbers)]))
