@@ -109,6 +109,11 @@ def _ref(bucket: str, key: str, answer: AWSResponse) -> ObjectRef:
     return ObjectRef(bucket, key, _etag(headers), _length(answer), headers.get(_VERSION), modified)
 
 
+def _told_at(date: str | None) -> datetime:
+    """The store's own time of an answer."""
+    return parsedate_to_datetime(date) if date else datetime.now(UTC)
+
+
 def _length(answer: AWSResponse) -> int | None:
     """None where a proxy has taken it away."""
     length = answer.headers.get("Content-Length")
@@ -198,21 +203,20 @@ class ObjectStore:
         with _errors(f"stat s3://{bucket}/{key}"):
             answer = self.transport.send("HEAD", bucket, key)
         ref = _ref(bucket, key, answer)
-        named = {name.lower(): value for name, value in answer.headers.items()}
+        named = ((name.lower(), value) for name, value in answer.headers.items())
         metadata = {
-            name.removeprefix(_METADATA): value for name, value in named.items() if name.startswith(_METADATA)
+            name.removeprefix(_METADATA): value for name, value in named if name.startswith(_METADATA)
         }
-        asked = parsedate_to_datetime(named["date"]) if "date" in named else datetime.now(UTC)
         assert ref.modified
-        return Stat(ref, metadata, (asked - ref.modified).total_seconds())
+        age = _told_at(answer.headers.get("Date")) - ref.modified
+        return Stat(ref, metadata, age.total_seconds())
 
     @retry
     def clock(self, bucket: str) -> datetime:
         """The store's own time, in whole seconds. Raises ObjectMissingError when there is no such bucket."""
         with _errors(f"look for bucket {bucket}"):
             answer = self.client.head_bucket(Bucket=bucket)
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return parsedate_to_datetime(date) if date else datetime.now(UTC)
+        return _told_at(answer["ResponseMetadata"]["HTTPHeaders"].get("date"))
 
     @retry
     def get(self, bucket: str, key: str) -> tuple[ObjectRef, bytes]:
@@ -357,7 +361,7 @@ def connect(settings: Settings) -> ObjectStore:
     transport = Transport(
         settings.s3_endpoint,
         settings.s3_region,
-        lambda: ReadOnlyCredentials(access.get_secret_value(), secret.get_secret_value(), None),
+        partial(_as_they_are, access, secret),
         rotates=_in_files(access, secret),
         ca_file=settings.ca_file,
     )
@@ -403,6 +407,11 @@ def _core() -> botocore.session.Session:
     return botocore.session.Session()
 
 
+def _as_they_are(access: SecretStr, secret: SecretStr) -> ReadOnlyCredentials:
+    """The keys, read from their files where they are in some."""
+    return ReadOnlyCredentials(access.get_secret_value(), secret.get_secret_value(), None)
+
+
 def _in_files(access: SecretStr, secret: SecretStr) -> bool:
     return isinstance(access, FileSecret) or isinstance(secret, FileSecret)
 
@@ -437,8 +446,7 @@ class _Current(Credentials):
         self._keys = (access, secret)
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        access, secret = self._keys
-        return ReadOnlyCredentials(access.get_secret_value(), secret.get_secret_value(), None)
+        return _as_they_are(*self._keys)
 
 
 def _read_again(response: Any, attempts: int, **_: Any) -> float | None:

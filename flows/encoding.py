@@ -37,9 +37,9 @@ def encode(frame: pd.DataFrame, output: Output, various: Collection[str] = ()) -
             # Not `to_parquet`, which starts two threads for each frame: as long as the conversion takes.
             table = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
             # What is nested has other names there.
-            named = various and not any(pa.types.is_nested(field.type) for field in table.schema)
-            repeating = [name for name in table.column_names if name not in various]
-            parquet.write_table(table, buffer, use_dictionary=repeating if named else True, **PARQUET)
+            all_repeat = not various or any(pa.types.is_nested(field.type) for field in table.schema)
+            repeating = all_repeat or [name for name in table.column_names if name not in various]
+            parquet.write_table(table, buffer, use_dictionary=repeating, **PARQUET)
         elif output.format == "arrow":
             feather.write_feather(frame, buffer, compression="zstd")
         else:

@@ -6,7 +6,9 @@ bytes that are no UTF-8) is not for it: `NotPlainError`, and the file is read by
 
 import io
 import itertools
+from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +23,9 @@ from flows.ahead import mapped
 from flows.reading import delimited
 from flows.reading.columns import EXACT
 
-QUOTE, BOM = b'"', b"\xef\xbb\xbf"
+QUOTE = b'"'
 LONGEST = 4
 """Parts, that a line may be long."""
-
-
 BEGINNING = 2**16
 """Bytes that tell header and delimiter."""
 LARGEST = 2**30
@@ -53,15 +53,13 @@ def read(content: bytes, reading: Reading, numbers: frozenset[str]) -> pd.DataFr
     for _ in _well_quoted([content], delimiter):
         pass
     start = content.index(b"\n") + 1
-    _check_mark(content[start : start + len(BOM)])
+    _check_mark(content[start : start + len(BOM_UTF8)])
     lines = pa.py_buffer(content).slice(start)
     # What is no text is inferred: whole numbers stay whole, as pandas has them.
     texts = {name: pa.string() for name in header if name not in numbers}
-    try:
+    with _particular():
         options = _options(header, delimiter, texts, len(content), quoted=QUOTE in content)
         table = csv.read_csv(pa.BufferReader(lines), **options)
-    except (pa.ArrowException, ValueError) as error:
-        raise NotPlainError(str(error).splitlines()[0][:200]) from error
     for name in numbers & set(header):
         _check_number(name, table[name])
     return _frame(table)
@@ -76,9 +74,16 @@ def stream(
     header, delimiter = _header(first, reading)
     table = _Table(header, delimiter, frozenset(numbers), size)
     pieces = _Pieces(itertools.chain([first.partition(b"\n")[2]], source), size)
-    try:
+    with _particular():
         yield from mapped(table.read, pieces)
         yield from table.stream(pieces.left)
+
+
+@contextmanager
+def _particular() -> Iterator[None]:
+    """What Arrow says of a file."""
+    try:
+        yield
     except (pa.ArrowException, ValueError) as error:
         raise NotPlainError(str(error).splitlines()[0][:200]) from error
 
@@ -100,7 +105,7 @@ class _Table:
     def stream(self, chunks: Iterator[bytes]) -> Iterator[pd.DataFrame]:
         chunks = _well_quoted(chunks, self.delimiter)
         first = next(chunks, b"")
-        while len(first) < len(BOM) and (more := next(chunks, b"")):
+        while len(first) < len(BOM_UTF8) and (more := next(chunks, b"")):
             first += more
         _check_mark(first)
         # Buffered: else a part is as large as a chunk.
@@ -159,7 +164,7 @@ class _Pieces:
 
 def _check_mark(lines: bytes) -> None:
     """Raises NotPlainError: Arrow takes it away, wherever in the file these lines are."""
-    if lines.startswith(BOM):
+    if lines.startswith(BOM_UTF8):
         raise NotPlainError("a line begins with a byte order mark")
 
 

@@ -1,13 +1,12 @@
 """Bytes to text: encodings, byte order marks, and what is no text."""
 
 import re
+from codecs import BOM_UTF8
 
 from dropflow.errors import RejectedError
 from dropflow.formats import Reading
 from flows.reading.rejections import said
 from flows.reading.signatures import MAGIC
-
-_UTF8_BOM = b"\xef\xbb\xbf"
 
 # UTF-32 first: its mark for little endian begins with that of UTF-16.
 _MARKS = {
@@ -15,7 +14,7 @@ _MARKS = {
     b"\0\0\xfe\xff": "utf-32",
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
-    _UTF8_BOM: "utf-8-sig",
+    BOM_UTF8: "utf-8-sig",
 }
 
 _BLANK_LINES = re.compile(rb"(?:[ \t]*[\r\n])+")
@@ -34,7 +33,7 @@ def utf8(content: bytes, reading: Reading, kind: str) -> bytes:
     if text.isspace() or not text:
         raise RejectedError("is blank: it has no header and no rows")
     if encoding == "utf-8-sig":
-        content = content[len(_UTF8_BOM) :]
+        content = content[len(BOM_UTF8) :]
     elif encoding != "utf-8":
         try:
             content = text.encode()
