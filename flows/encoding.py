@@ -28,6 +28,8 @@ def encode(frame: pd.DataFrame, output: Output, various: Collection[str] = ()) -
     Raises RejectedError where a column holds what the format cannot.
     """
     frame = frame.reset_index(drop=True)
+    # Whatever the steps had them as: Parquet keeps what kind pandas is to make of them.
+    frame.columns = frame.columns.infer_objects()
     plain = {n: dtype.subtype for n, dtype in frame.dtypes.items() if isinstance(dtype, pd.SparseDtype)}
     if plain:
         frame = frame.astype(plain)

@@ -112,7 +112,7 @@ def _statistic(strategy: str, series: pd.Series) -> str | float | None:
     """What an imputer would learn; None where that is left to the imputer, as what is long to remember."""
     if strategy == "most_frequent" and isinstance(series.dtype, pd.StringDtype):
         # Without taking all texts for objects.
-        places, values = pd.factorize(series)
+        places, values = factorized(series)
         counts = np.bincount(places[places >= 0])
         mode = str(min(values[counts == counts.max()]))
         return mode if len(mode) <= LONGEST_NAME else None
@@ -132,8 +132,14 @@ def _imputer_of(strategy: str, learnt: str | float) -> SimpleImputer:
 def taken(transformer: Any, frame: pd.DataFrame, names: list[str]) -> Any:
     """The columns as the transformer takes them: scikit-learn's own need 1 ms more for a frame."""
     if isinstance(transformer, _FRAMES):
-        return frame[names] if len(names) > 1 else frame[names[0]].to_frame()
-    return np.column_stack([array(frame[name]) for name in names])
+        if len(names) > 1:
+            return frame[names]
+        # By place: by name takes three times as long.
+        place = frame.columns.get_loc(names[0])
+        assert isinstance(place, int)
+        return frame.iloc[:, place : place + 1]
+    # Column by column in memory, as reductions and whoever reads single columns afterwards like it.
+    return np.stack([array(frame[name]) for name in names]).T
 
 
 def array(series: pd.Series) -> npt.NDArray[Any]:
@@ -157,6 +163,15 @@ def gaps_of(series: pd.Series) -> npt.NDArray[np.bool_]:
 def is_whole(series: pd.Series) -> bool:
     """Whether these are plain whole numbers, which know no gaps."""
     return isinstance(series.dtype, np.dtype) and series.dtype.kind in "iu"
+
+
+def factorized(series: pd.Series) -> tuple[npt.NDArray[np.intp], Any]:
+    """The place of each row's value among the distinct ones, -1 of a gap; and these, as they come.
+
+    Raises TypeError for what does not hash.
+    """
+    # Of texts, the values alone: for an index of what is found, pandas takes as long again.
+    return pd.factorize(series.array if isinstance(series.dtype, pd.StringDtype) else series)
 
 
 def _is_plain(series: pd.Series) -> bool:
@@ -420,7 +435,8 @@ class Encoder(_Framewise):
             return found.where(X[name].notna(), self.gaps_).to_frame(name)
         values, places = _distinct(X[name])
         encoded, names = self._encoded(name, values)
-        return pd.DataFrame(encoded[places], index=X.index, columns=names)
+        # Names of the kind that the frame's are: what is joined to it has them as they are.
+        return pd.DataFrame(encoded[places], index=X.index, columns=pd.Index(names, dtype=X.columns.dtype))
 
     def _encoded(self, name: str, values: npt.NDArray[np.object_]) -> tuple[npt.NDArray[Any], Any]:
         """The values as numbers, shape (values, columns), and the columns' names."""
@@ -477,7 +493,7 @@ def check_names(column: str, categories: list[str]) -> None:
 
 def _distinct(series: pd.Series) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.intp]]:
     """The distinct values as texts and GAP, shape (values + 1, 1), and the place of each row's among them."""
-    places, found = pd.factorize(series)
+    places, found = factorized(series)
     texts = found if isinstance(series.dtype, pd.StringDtype) else to_texts(pd.Series(found))
     # A gap's place is -1: the last.
     return np.array([*texts, GAP], dtype=object)[:, np.newaxis], places
