@@ -56,19 +56,27 @@ def for_profiles(known: dict[str, str], profiles: set[str], address: str) -> dic
 
 
 def write(path: Path, values: dict[str, str], profiles: set[str]) -> None:
-    """Write a file that only its owner may read. Raises FirstRunError when it is there already."""
+    """Write a file that only its owner may read. Raises FirstRunError, too where it is there already."""
     lines = [
         "# For docker-compose.yaml, by `python3 -m dropflow.first_run`. Holds secrets: never commit it.",
         f"COMPOSE_PROFILES={','.join(name for name in PROFILES if name in profiles)}",
         *(f"{name}={value}" for name, value in values.items()),
     ]
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise FirstRunError(
             f"{path} is there already and was left as it is: volumes were made with its passwords"
         ) from None
+    except OSError as error:
+        raise FirstRunError(f"{path} cannot be made: {error.strerror}") from None
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+    except OSError as error:
+        # Half of it would be taken for the whole next time.
+        path.unlink()
+        raise FirstRunError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def read(path: Path) -> dict[str, str]:
@@ -77,6 +85,8 @@ def read(path: Path) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise FirstRunError(f"there is no {path}: run it without --only first") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FirstRunError(f"{path} cannot be read: {error}") from None
     pairs = (line.partition("=") for line in lines if not line.startswith("#"))
     values = {name: value for name, _, value in pairs}
     if missing := [name for name in NEEDED_BY if not values.get(name)]:

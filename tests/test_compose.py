@@ -109,6 +109,19 @@ def test_the_first_run_writes_secrets_that_only_the_owner_reads_and_keeps_them(t
     assert not set(values.values()) & set(variables_of(tmp_path / "other" / ".env").values())
 
 
+def test_a_first_run_that_cannot_write_all_of_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Else the next one would keep half a file."""
+    path = tmp_path / ".env"
+    written = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); first_run.main()"
+    command = [sys.executable, "-c", f"from dropflow import first_run; {written}", "--env-file", str(path)]
+    full = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert (full.returncode, full.stderr) == (1, f"Error: {path} cannot be written: File too large\n")
+    assert not path.exists()
+    (tmp_path / "file").touch()
+    within = first_run(tmp_path / "file")
+    assert within.stderr == f"Error: {tmp_path / 'file' / '.env'} cannot be made: Not a directory\n"
+
+
 def test_another_machine_is_given_its_own_secrets_alone(tmp_path: Path) -> None:
     assert "run it without --only first" in first_run(tmp_path, "--only", "worker", "--at", "10.0.0.5").stderr
     first_run(tmp_path)
