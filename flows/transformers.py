@@ -192,6 +192,9 @@ def _in_order(frame: pd.DataFrame, made: Mapping[str, pd.DataFrame]) -> Iterator
 def joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """The frames' columns side by side; all have the same rows. Raises RejectedError on equal names."""
     result = pd.concat(frames, axis=1)
+    if frames[0].columns.dtype == object:
+        # pandas makes other names of plain ones.
+        result.columns = result.columns.astype(object)
     if result.shape[1] > MOST_COLUMNS:
         raise RejectedError(
             f"would have {result.shape[1]:,} columns: more than {MOST_COLUMNS:,} are not made"
@@ -435,8 +438,9 @@ class Encoder(_Framewise):
             return found.where(X[name].notna(), self.gaps_).to_frame(name)
         values, places = _distinct(X[name])
         encoded, names = self._encoded(name, values)
-        # Names of the kind that the frame's are: what is joined to it has them as they are.
-        return pd.DataFrame(encoded[places], index=X.index, columns=pd.Index(names, dtype=X.columns.dtype))
+        # Where the frame's names are plain objects, these stay so: what is joined would lose it.
+        kind = object if X.columns.dtype == object else None
+        return pd.DataFrame(encoded[places], index=X.index, columns=pd.Index(names, dtype=kind))
 
     def _encoded(self, name: str, values: npt.NDArray[np.object_]) -> tuple[npt.NDArray[Any], Any]:
         """The values as numbers, shape (values, columns), and the columns' names."""
