@@ -329,7 +329,9 @@ def _notified(ledger: Ledger, store: ObjectStore, datasets: Datasets) -> Finding
 
 def _folder_of_none(datasets: Datasets, bucket: str) -> str | None:
     """Where the listener looks and no dataset takes what is put."""
-    folders = (f"{prefix}{FOLDER}" for prefix in datasets.prefixes)
+    # A folder of a folder: the listener's role may write `_doctor/*` and `*/_doctor/*`.
+    above = (prefix if prefix.endswith("/") or not prefix else f"{prefix}/" for prefix in datasets.prefixes)
+    folders = (f"{folder}{FOLDER}" for folder in above)
     return next((one for one in folders if not datasets.find(bucket, f"{one}x")[0]), None)
 
 

@@ -169,6 +169,7 @@ def test_no_object_is_put_where_a_dataset_takes_all(listened: Ledger, datasets: 
         (("churn/",), None),
         (("churn/", "iris/"), "iris/_doctor/"),
         (("",), "_doctor/"),
+        (("iris/2026",), "iris/2026/_doctor/"),
     ):
         assert doctor._folder_of_none(Datasets({"churn": everything}, prefixes), "raw") == folder
     taken = Datasets({"churn": everything}, ("churn/",))
