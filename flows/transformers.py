@@ -192,8 +192,8 @@ def _in_order(frame: pd.DataFrame, made: Mapping[str, pd.DataFrame]) -> Iterator
 def joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """The frames' columns side by side; all have the same rows. Raises RejectedError on equal names."""
     result = pd.concat(frames, axis=1)
-    if frames[0].columns.dtype == object:
-        # pandas makes other names of plain ones.
+    if any(frame.columns.dtype == object for frame in frames):
+        # pandas makes names of another kind of plain ones.
         result.columns = result.columns.astype(object)
     if result.shape[1] > MOST_COLUMNS:
         raise RejectedError(
@@ -438,9 +438,7 @@ class Encoder(_Framewise):
             return found.where(X[name].notna(), self.gaps_).to_frame(name)
         values, places = _distinct(X[name])
         encoded, names = self._encoded(name, values)
-        # Where the frame's names are plain objects, these stay so: what is joined would lose it.
-        kind = object if X.columns.dtype == object else None
-        return pd.DataFrame(encoded[places], index=X.index, columns=pd.Index(names, dtype=kind))
+        return pd.DataFrame(encoded[places], index=X.index, columns=names)
 
     def _encoded(self, name: str, values: npt.NDArray[np.object_]) -> tuple[npt.NDArray[Any], Any]:
         """The values as numbers, shape (values, columns), and the columns' names."""
