@@ -284,3 +284,10 @@ def test_a_ledger_that_does_not_answer_is_told_and_hides_nothing_else(
     assert value(served, "dropflow_ledger_up") == 0
     assert value(served, "dropflow_unaccounted") is None
     assert value(served, "dropflow_events_posted_total") == 1
+
+
+def test_the_dashboard_allows_a_sweep_what_the_alert_does() -> None:
+    (alert,) = (rule["expr"] for rule in RULES if rule["alert"] == "DropflowSweepOld")
+    age, allowed = (" ".join(part.split()) for part in alert.split(">"))
+    shown = dict(panels())["Last sweep"].replace('"$job"', '"dropflow"')
+    assert shown == f"({age}) / ({allowed})"
