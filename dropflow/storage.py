@@ -29,6 +29,7 @@ from dropflow.errors import (
     SettingsError,
     TransientError,
 )
+from dropflow.listing import Listing, parse_listing
 from dropflow.objects import ObjectRef, printable
 from dropflow.retry import retry
 from dropflow.settings import FileSecret, Settings
@@ -291,21 +292,21 @@ class ObjectStore:
         token: str | None = None
         while True:
             page = self._page(bucket, prefix, token)
-            for item in page.get("Contents", []):
-                # Zero-byte "directory" markers are what browsers make folders of, not files.
-                if not item["Key"].endswith("/"):
-                    yield ObjectRef(
-                        bucket, item["Key"], _etag(item), item["Size"], modified=item["LastModified"]
-                    )
-            token = page.get("NextContinuationToken")
+            yield from page.refs
+            token = page.token
             if not token:
                 return
 
     @retry
-    def _page(self, bucket: str, prefix: str, token: str | None) -> Any:
-        more = {"ContinuationToken": token} if token else {}
-        with _errors(f"list s3://{bucket}/{prefix}"):
-            return self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)  # type: ignore[arg-type]
+    def _page(self, bucket: str, prefix: str, token: str | None) -> Listing:
+        what = f"list s3://{bucket}/{prefix}"
+        with _errors(what):
+            content = _body(self.transport.list(bucket, prefix, PAGE, token)).read()
+        try:
+            return parse_listing(bucket, content)
+        except ValueError as error:
+            why = f"the store's answer is no listing: {error}"
+            raise TransientError(f"{printable(what, 300)}: {printable(why)}") from error
 
     @retry
     def ensure_bucket(self, bucket: str) -> None:

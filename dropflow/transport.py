@@ -1,4 +1,4 @@
-"""GET, HEAD and PUT of objects, signed and sent by botocore, without the layers of a client above that.
+"""GET, HEAD, PUT and listing of objects, signed and sent by botocore, without a client's layers above that.
 
 A client takes 1.2 ms of CPU for a GET, three times as long as this: it resolves endpoints, calls hooks and
 parses by models. Errors are those of a client: ClientError, BotoCoreError.
@@ -18,7 +18,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSRequest, AWSResponse
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import ClientError, ParamValidationError
 from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies, percent_encode
+from botocore.utils import get_environ_proxies, percent_encode, percent_encode_sequence
 from urllib3.exceptions import HTTPError
 
 CONNECTIONS = 32
@@ -36,7 +36,7 @@ _REGION = re.compile(rb"<Region>([^<]{1,200})</Region>")
 
 @dataclass(frozen=True)
 class Transport:
-    """Requests about single objects of one store. Threads may share it, processes may not."""
+    """Requests about the objects of one store. Threads may share it, processes may not."""
 
     endpoint: str
     region: str
@@ -76,8 +76,24 @@ class Transport:
         if not key:
             # Its address would be the bucket's.
             raise ParamValidationError(report="an object's key cannot be empty")
+        path = f"{bucket}/{percent_encode(key, safe='/~')}"
+        return self._answer(method, bucket, path, headers or {}, body)
+
+    def list(self, bucket: str, prefix: str, most: int, token: str | None) -> AWSResponse:
+        """The answer to ListObjectsV2, to be read: up to `most` objects, from where the page before ended.
+
+        Raises ClientError as `send` does.
+        """
+        query = {"list-type": "2", "prefix": prefix, "encoding-type": "url", "max-keys": str(most)}
+        if token:
+            query["continuation-token"] = token
+        return self._answer("GET", bucket, f"{bucket}?{percent_encode_sequence(query)}", {}, b"")
+
+    def _answer(
+        self, method: str, bucket: str, path: str, headers: dict[str, str], body: bytes | IO[bytes]
+    ) -> AWSResponse:
         for left in range(REFUSED_TRIES - 1, -1, -1):
-            answer = self._session.send(self._prepared(method, bucket, key, headers, body))
+            answer = self._session.send(self._prepared(method, bucket, path, headers, body))
             if _is_success(method, answer):
                 break
             error, region = _error(method, answer)
@@ -90,12 +106,12 @@ class Transport:
         return answer
 
     def _prepared(
-        self, method: str, bucket: str, key: str, headers: dict[str, str] | None, body: bytes | IO[bytes]
+        self, method: str, bucket: str, path: str, headers: dict[str, str], body: bytes | IO[bytes]
     ) -> AWSPreparedRequest:
-        url = f"{self.endpoint.rstrip('/')}/{bucket}/{percent_encode(key, safe='/~')}"
-        sent = {"User-Agent": "dropflow", **(headers or {})}
+        url = f"{self.endpoint.rstrip('/')}/{path}"
         if not isinstance(body, bytes):
             body.seek(0)
+        sent = {"User-Agent": "dropflow", **headers}
         request = AWSRequest(method, url, sent, body, stream_output=method == "GET")
         region = self._regions.get(bucket, self.region)
         S3SigV4Auth(self.credentials(), "s3", region).add_auth(request)

@@ -83,6 +83,10 @@ class Noting:
         self.asked.add((PERMISSIONS[method], f"{bucket}/{key}"))
         return self.transport.send(method, bucket, key, *more)
 
+    def list(self, bucket: str, *more: Any) -> AWSResponse:
+        self.asked.add((PERMISSIONS["ListObjectsV2"], bucket))
+        return self.transport.list(bucket, *more)
+
 
 @dataclass
 class User:

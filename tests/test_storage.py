@@ -1,7 +1,10 @@
 """Store, receipts, and the keys of receipts and outputs, against moto."""
 
+import io
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +26,7 @@ from dropflow.errors import (
     SettingsError,
     TransientError,
 )
+from dropflow.listing import Listing, parse_listing
 from dropflow.objects import ObjectRef
 from dropflow.quality import (
     ColumnProfile,
@@ -85,9 +89,62 @@ def test_an_upload_tells_its_progress_and_what_the_store_answered(store: ObjectS
 def test_listing_goes_through_all_pages(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(7):
         store.put("raw", f"k{number}", b"", "text/csv")
-    real = store.client.list_objects_v2
-    monkeypatch.setattr(store.client, "list_objects_v2", lambda **args: real(**args, MaxKeys=3))
+    monkeypatch.setattr("dropflow.storage.PAGE", 3)
     assert [ref.key for ref in store.list("raw")] == [f"k{number}" for number in range(7)]
+
+
+ANSWERS = {
+    "with a namespace": b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">%s</ListBucketResult>',
+    "without one": b"<ListBucketResult>%s</ListBucketResult>",
+}
+ITEM = (
+    b"<Contents><Key>%s</Key><LastModified>2026-11-30T09:12:13.250Z</LastModified>"
+    b"<ETag>&quot;e1&quot;</ETag><Size>7</Size></Contents>"
+)
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_page_of_a_listing(answer: str) -> None:
+    content = (
+        ITEM % b"a+b%25 &amp; c.csv" + ITEM % b"folder/" + b"<NextContinuationToken>t</NextContinuationToken>"
+    )
+    moment = datetime(2026, 11, 30, 9, 12, 13, 250_000, UTC)
+    for encoding, key in ((b"", "a+b%25 & c.csv"), (b"<EncodingType>url</EncodingType>", "a+b% & c.csv")):
+        page = parse_listing("raw", ANSWERS[answer] % (encoding + content))
+        assert page == Listing([ObjectRef("raw", key, "e1", 7)], "t")
+        assert page.refs[0].modified == moment
+    assert parse_listing("raw", ANSWERS[answer] % b"") == Listing([], None)
+
+
+NO_LISTINGS = [
+    b"",
+    b"<html>a proxy's</html>",
+    b"<Error><Code>InternalError</Code></Error>",
+    b"<ListBucketResults></ListBucketResults>",
+    (ANSWERS["without one"] % (ITEM % b"k"))[:-5],
+    ANSWERS["without one"] % b"<Contents><Key>k</Key></Contents>",
+]
+
+
+@pytest.mark.parametrize("content", NO_LISTINGS)
+def test_what_is_no_listing_is_asked_for_again_and_never_taken_for_an_empty_one(
+    content: bytes, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def answer(_: Transport, bucket: str, *_more: Any) -> AWSResponse:
+        asked.append(bucket)
+        return AWSResponse("", 200, {}, _Raw(content))
+
+    monkeypatch.setattr(Transport, "list", answer)
+    with pytest.raises(TransientError, match=r"^list s3://raw/: the store's answer is no listing: "):
+        list(store.list("raw"))
+    assert len(asked) > 1
+
+
+class _Raw(io.BytesIO):
+    def stream(self) -> Iterator[bytes]:
+        yield self.read()
 
 
 def test_where_nothing_may_be_only_the_first_writes(store: ObjectStore) -> None:

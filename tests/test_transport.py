@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
@@ -81,6 +82,25 @@ def test_any_key_is_sent_as_a_client_sends_it(sent: list[AWSPreparedRequest], ke
     client.put_object(**at, Body=body, **more)
     ours, theirs = sent[::2], sent[1::2]
     assert [told(one) for one in ours] == [told(one) for one in theirs]
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.none() | st.text("aZ/+=", min_size=1)
+)
+@example("churn/ü a&b=c?d+e%20/", "a+/=")
+@settings(deadline=None, suppress_health_check=["function_scoped_fixture"])  # type: ignore[list-item]
+def test_any_prefix_is_listed_as_a_client_lists_it(
+    sent: list[AWSPreparedRequest], prefix: str, token: str | None
+) -> None:
+    sent.clear()
+    STORE.transport.list("raw", prefix, 1000, token)
+    more = {"ContinuationToken": token} if token else {}
+    STORE.client.list_objects_v2(Bucket="raw", Prefix=prefix, MaxKeys=1000, **more)  # type: ignore[arg-type]
+    ours, theirs = (told(one) for one in sent)
+    own, clients = (urlsplit(str(one[1])) for one in (ours, theirs))
+    assert sorted(own.query.split("&")) == sorted(clients.query.split("&"))
+    assert own._replace(query="") == clients._replace(query="")
+    assert ours[2:] == theirs[2:]
 
 
 def test_a_file_is_sent_as_a_client_sends_it(sent: list[AWSPreparedRequest], tmp_path: Path) -> None:
