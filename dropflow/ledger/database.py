@@ -212,7 +212,6 @@ def _tune(connection: Any, _record: Any) -> None:
     # WAL lets `dropflow status` read while the listener writes; FULL makes every commit durable.
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA cache_size=-8000")
 
 
 def _begin(connection: sa.Connection) -> None:
