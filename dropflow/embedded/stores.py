@@ -93,10 +93,9 @@ def seaweedfs(
         "WEED_NOTIFICATION_WEBHOOK_PATH_PREFIXES": " ".join(
             f"/buckets/{bucket}/{prefix}" for bucket, prefix in webhook.watched
         ),
-        # Go's collector would otherwise keep some 500 MiB after a burst. Much less than this, and it works
-        # without end: at 160 MiB every request took seven times the CPU, and idleness a tenth of a core.
-        "GOMEMLIMIT": "320MiB",
-        "GOGC": "50",
+        # Go's collector would otherwise keep some 500 MiB after a burst. Never a limit (GOMEMLIMIT): what is
+        # kept of each object comes near any, and then the collector works without end.
+        "GOGC": "25",
     }
     return command, environment
 

@@ -209,7 +209,8 @@ def naive(moment: datetime | None) -> datetime | None:
 
 def entry(row: Any) -> Entry:
     """A row of `objects`."""
-    values: dict[str, Any] = dict(row._mapping)
+    # Not `dict(row._mapping)`, which goes through Python for each column.
+    values: dict[str, Any] = dict(zip(row._fields, row, strict=True))
     for name in ("modified", "first_seen", "updated", "ready_at", "due", "receipt_at", "after"):
         values[name] = utc(values[name])
     place = ("bucket", "key", "etag", "size", "version_id", "modified")
