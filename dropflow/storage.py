@@ -172,7 +172,7 @@ class ObjectStore:
     """An S3-compatible store. Methods raise TransientError once retries are used up."""
 
     transport: Transport
-    """For what each object of a run needs."""
+    """For what each object of a run needs, and for listings."""
     _connect: Callable[[], "S3Client"] = field(repr=False)
 
     @cached_property

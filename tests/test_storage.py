@@ -2,7 +2,6 @@
 
 import io
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,17 +133,12 @@ def test_what_is_no_listing_is_asked_for_again_and_never_taken_for_an_empty_one(
 
     def answer(_: Transport, bucket: str, *_more: Any) -> AWSResponse:
         asked.append(bucket)
-        return AWSResponse("", 200, {}, _Raw(content))
+        return AWSResponse("", 200, {}, io.BytesIO(content))
 
     monkeypatch.setattr(Transport, "list", answer)
     with pytest.raises(TransientError, match=r"^list s3://raw/: the store's answer is no listing: "):
         list(store.list("raw"))
     assert len(asked) > 1
-
-
-class _Raw(io.BytesIO):
-    def stream(self) -> Iterator[bytes]:
-        yield self.read()
 
 
 def test_where_nothing_may_be_only_the_first_writes(store: ObjectStore) -> None:
