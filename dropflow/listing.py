@@ -6,7 +6,7 @@ A client of boto3's takes 80 ms of CPU for 1,000 objects, most of it for their d
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from dropflow.objects import ObjectRef
@@ -42,7 +42,7 @@ def _refs(root: ElementTree.Element, space: str, bucket: str) -> Iterator[Object
     for item in root.iterfind(f"{space}Contents"):
         key, etag, size, modified = (item.findtext(name, "") for name in names)
         if is_quoted:
-            key = unquote(key)
+            key = unquote_plus(key)  # as stores quote it: a space is a +
         # Zero-byte "directory" markers are what browsers make folders of, not files.
         if not key.endswith("/"):
             moment = datetime.fromisoformat(modified)

@@ -13,6 +13,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from weed import weed
 
 from dropflow import retry, storage
 from dropflow.datasets import Dataset
@@ -108,11 +109,29 @@ def test_a_page_of_a_listing(answer: str) -> None:
         ITEM % b"a+b%25 &amp; c.csv" + ITEM % b"folder/" + b"<NextContinuationToken>t</NextContinuationToken>"
     )
     moment = datetime(2026, 11, 30, 9, 12, 13, 250_000, UTC)
-    for encoding, key in ((b"", "a+b%25 & c.csv"), (b"<EncodingType>url</EncodingType>", "a+b% & c.csv")):
+    for encoding, key in ((b"", "a+b%25 & c.csv"), (b"<EncodingType>url</EncodingType>", "a b% & c.csv")):
         page = parse_listing("raw", ANSWERS[answer] % (encoding + content))
         assert page == Listing([ObjectRef("raw", key, "e1", 7)], "t")
         assert page.refs[0].modified == moment
     assert parse_listing("raw", ANSWERS[answer] % b"") == Listing([], None)
+
+
+def test_a_real_store_lists_any_key_as_it_is(tmp_path: Path) -> None:
+    with weed(tmp_path, {("admin", "hush-hush"): ["Admin"]}) as url:
+        store = connect(
+            Settings.model_validate(
+                {"s3_endpoint": url, "s3_access_key": "admin", "s3_secret_key": "hush-hush"}
+            )
+        )
+        store.ensure_bucket("raw")
+        keys = {
+            f"churn/{name}.csv"
+            for name in ("a b", "a+b", "a%20b", "ü 数据", "' \" ; , = & <img src=x>", "t\tb")
+        }
+        for key in keys:
+            store.put("raw", key, b"x", "text/csv")
+        assert {ref.key for ref in store.list("raw")} == keys
+        assert {ref.key for ref in store.list("raw", "churn/a ")} == {"churn/a b.csv"}
 
 
 NO_LISTINGS = [
