@@ -94,7 +94,8 @@ def test_a_worker_works_over_tls_until_its_credentials_are_replaced(running: Run
         auth.write_text("user:after")
         assert worker.wait(60) == 2
     *before, last = log.read_text().splitlines()
-    assert not [line for line in before if "WARNING" in line]
+    # Prefect tells it of every run that ends with events still to be sent, and sends them.
+    assert not [line for line in before if "WARNING" in line and "Still processing items" not in line]
     assert last.endswith("DROPFLOW_PREFECT_AUTH was replaced: ending, to be started with the new one")
 
 
