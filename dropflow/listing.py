@@ -22,8 +22,8 @@ class Listing:
     token: str | None
 
 
-def parse_listing(bucket: str, content: bytes) -> Listing:
-    """Raises ValueError when it is no listing, or one that breaks off."""
+def parse_listing(bucket: str, content: bytes, asked: str | None = None) -> Listing:
+    """The page that the token `asked` gave, or the first. Raises ValueError for anything less than one."""
     try:
         root = ElementTree.fromstring(content)  # noqa: S314 - the store's own, and no more than one page
     except ElementTree.ParseError as error:
@@ -32,8 +32,12 @@ def parse_listing(bucket: str, content: bytes) -> Listing:
     space, name, rest = root.tag.rpartition(_ROOT)
     if rest or not name:
         raise ValueError(f"it begins with {root.tag}")
-    refs = list(_refs(root, space, bucket))
-    return Listing(refs, root.findtext(f"{space}NextContinuationToken"))
+    token = root.findtext(f"{space}NextContinuationToken")
+    if root.findtext(f"{space}IsTruncated") == "true" and not token:
+        raise ValueError("it goes on, but does not say where")  # what it leaves out would seem deleted
+    if token and token == asked:
+        raise ValueError("it goes on where it began")
+    return Listing(list(_refs(root, space, bucket)), token)
 
 
 def _refs(root: ElementTree.Element, space: str, bucket: str) -> Iterator[ObjectRef]:

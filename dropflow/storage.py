@@ -303,7 +303,7 @@ class ObjectStore:
         with _errors(what):
             content = _body(self.transport.list(bucket, prefix, PAGE, token)).read()
         try:
-            return parse_listing(bucket, content)
+            return parse_listing(bucket, content, token)
         except ValueError as error:
             why = f"the store's answer is no listing: {error}"
             raise TransientError(f"{printable(what, 300)}: {printable(why)}") from error

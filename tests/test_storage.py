@@ -141,6 +141,9 @@ NO_LISTINGS = [
     b"<ListBucketResults></ListBucketResults>",
     (ANSWERS["without one"] % (ITEM % b"k"))[:-5],
     ANSWERS["without one"] % b"<Contents><Key>k</Key></Contents>",
+    ANSWERS["without one"] % (ITEM % b"k" + b"<IsTruncated>true</IsTruncated>"),
+    # The same page for any token.
+    ANSWERS["without one"] % (ITEM % b"k" + b"<NextContinuationToken>t</NextContinuationToken>"),
 ]
 
 
