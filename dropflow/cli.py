@@ -764,6 +764,8 @@ def worker(*, data_dir: DataDir = None) -> int:
     log_to_stderr(as_json=chosen.log_format == "json")
     export_prefect_environment(chosen)
     os.environ["DROPFLOW_DATA_DIR"] = str(chosen.data_dir)
+    # One such answer would end Prefect's worker, or the run that gets it.
+    os.environ.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500,504")
     from flows.worker import run_worker
 
     run_worker(chosen)

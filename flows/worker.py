@@ -46,6 +46,7 @@ from pydantic import Field
 
 from dropflow.clock import ahead_of_us
 from dropflow.errors import PermanentError, SettingsError
+from dropflow.prefect_api import refused
 from dropflow.rotation import TakenUp
 from dropflow.settings import Settings
 from dropflow.tls import trust, unreachable
@@ -251,10 +252,21 @@ def is_batch(flow_run: FlowRun, configuration: BaseJobConfiguration) -> bool:
 def run_worker(settings: Settings) -> None:
     """Work for the pool until SIGTERM: wait for server and pool, warm up, poll.
 
-    Raises SettingsError when Prefect's credentials were replaced in their file: it is to be started again.
+    Raises SettingsError when Prefect's credentials were replaced in their file: it is to be started again;
+    DropflowError or httpx.TransportError when Prefect refuses, or is away for longer than its client waits.
     `export_prefect_environment` must have been called before this module was imported.
     """
-    asyncio.run(_work(settings))
+    try:
+        asyncio.run(_work(settings))
+    except ExceptionGroup as group:
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, PrefectHTTPStatusError):
+            raise refused(error.response, f"{error.request.method} {error.request.url.path}") from group
+        if isinstance(error, httpx.TransportError):
+            raise error from group
+        raise
 
 
 async def _work(settings: Settings) -> None:

@@ -80,13 +80,24 @@ def _started(
 
 
 @contextmanager
-def in_front_of(port: int, context: ssl.SSLContext) -> Iterator[int]:
-    """A port where TLS ends and the bytes go on to `port`."""
+def in_front_of(
+    port: int, context: ssl.SSLContext | None, instead: Callable[[bytes], bytes] = lambda _: b""
+) -> Iterator[int]:
+    """A port where TLS ends and the bytes go on to `port`.
+
+    `instead` may answer a request of one packet itself, which ends the connection.
+    """
     started: Queue[tuple[int, Callable[[], object]]] = Queue()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection(LOOPBACK, port)
-        await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
+
+        def asked(chunk: bytes) -> bool:
+            answer = instead(chunk)
+            writer.write(answer)
+            return not answer
+
+        await asyncio.gather(_copy(reader, there_writer, asked), _copy(there_reader, writer))
 
     async def serve() -> None:
         server = await asyncio.start_server(pass_on, LOOPBACK, 0, ssl=context)
@@ -105,9 +116,13 @@ def in_front_of(port: int, context: ssl.SSLContext) -> Iterator[int]:
         thread.join()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    goes_on: Callable[[bytes], bool] = lambda _: True,
+) -> None:
     try:
-        while chunk := await reader.read(65536):
+        while (chunk := await reader.read(65536)) and goes_on(chunk):
             writer.write(chunk)
             await writer.drain()
     except OSError:

@@ -99,6 +99,35 @@ def test_a_worker_works_over_tls_until_its_credentials_are_replaced(running: Run
     assert last.endswith("DROPFLOW_PREFECT_AUTH was replaced: ending, to be started with the new one")
 
 
+def test_a_worker_outlives_an_error_of_the_server_and_says_in_a_line_that_it_is_not_let_in(
+    running: Running, tmp_path: Path
+) -> None:
+    statuses = {b"GET /api/deployments/": [500], b"/set_state ": [504]}
+
+    def instead(request: bytes) -> bytes:
+        line = request.partition(b"\r\n")[0]
+        found = next((statuses[part] for part in statuses if part in line and statuses[part]), None)
+        return b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % found.pop() if found else b""
+
+    port = int(running.settings.prefect_api.removesuffix("/api").rpartition(":")[2])
+    with (
+        in_front_of(port, None, instead) as port,
+        worker_elsewhere(running, tmp_path, DROPFLOW_PREFECT_API_URL=f"http://127.0.0.1:{port}/api") as (
+            worker,
+            log,
+        ),
+    ):
+        drop = running.put("churn/in-trouble.csv", churn_csv(20))
+        assert running.outcome(drop).fate == "processed"
+        (run,) = running.runs(drop)
+        assert f" {worker.pid} " in run["labels"]["prefect.worker.name"]
+        assert not any(statuses.values())
+        statuses[b"/api/"] = [401] * 100
+        assert worker.wait(60) == 2
+    assert "Traceback" not in log.read_text()
+    assert "set DROPFLOW_PREFECT_AUTH to the server's" in log.read_text()
+
+
 def test_a_dask_cluster_prepares_the_batches_of_a_worker(running: Running, tmp_path: Path) -> None:
     environment = environment_of(running, tmp_path) | dict([NO_PROFILER.split("=")])
     log = tmp_path / "scheduler.log"
