@@ -32,7 +32,6 @@ REFUSALS = (400, 409, 413, 422)
 T = TypeVar("T")
 PERMANENT = ("Failed", "OutOfMemory", "TimedOut", "TooManyProcesses")
 """States of runs that would end the same way again."""
-"""The state of a preprocessing run that has met what trying again will not change."""
 
 
 def object_created_event(
