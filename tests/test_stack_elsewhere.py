@@ -39,6 +39,10 @@ def environment_of(running: Running, folder: Path) -> dict[str, str]:
     }
 
 
+def port_of(url: str) -> int:
+    return int(url.removesuffix("/api").rpartition(":")[2])
+
+
 @contextmanager
 def worker_elsewhere(
     running: Running, folder: Path, **more: str
@@ -71,10 +75,7 @@ def test_prefects_own_client_trusts_the_authority_in_the_file(running: Running, 
 def test_a_worker_works_over_tls_until_its_credentials_are_replaced(running: Running, tmp_path: Path) -> None:
     authority, auth = Authority(tmp_path, "ours"), tmp_path / "auth"
     auth.write_text("user:before")
-    store, prefect = (
-        int(url.removesuffix("/api").rpartition(":")[2])
-        for url in (running.settings.s3_endpoint or "", running.settings.prefect_api)
-    )
+    store, prefect = port_of(running.settings.s3_endpoint or ""), port_of(running.settings.prefect_api)
     with (
         in_front_of(store, authority.server()) as store,
         in_front_of(prefect, authority.server()) as prefect,
@@ -109,9 +110,8 @@ def test_a_worker_outlives_an_error_of_the_server_and_says_in_a_line_that_it_is_
         found = next((statuses[part] for part in statuses if part in line and statuses[part]), None)
         return b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % found.pop() if found else b""
 
-    port = int(running.settings.prefect_api.removesuffix("/api").rpartition(":")[2])
     with (
-        in_front_of(port, None, instead) as port,
+        in_front_of(port_of(running.settings.prefect_api), None, instead) as port,
         worker_elsewhere(running, tmp_path, DROPFLOW_PREFECT_API_URL=f"http://127.0.0.1:{port}/api") as (
             worker,
             log,
