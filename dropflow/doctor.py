@@ -264,7 +264,10 @@ def _ledger(settings: Settings) -> Generator[Finding, None, Ledger | None]:
         return ledger
     ago = utc_now() - sweep.started
     found = f"{sweep.unaccounted:,} unaccounted, last sweep {age(ago)} ago"
-    if sweep.unaccounted:
+    if sweep.unswept:
+        to_do = "see the check of the bucket above; the other buckets are swept"
+        yield Finding("ledger", "failed", f"not swept: {'; '.join(sweep.unswept.splitlines())}", to_do)
+    elif sweep.unaccounted:
         to_do = "`dropflow audit` names them; the next sweep takes them up"
         yield Finding("ledger", "failed", found, to_do)
     elif ago > swept_within(settings.sweep_seconds, sweep.seconds):

@@ -75,6 +75,10 @@ class EventRefusedError(PermanentError):
     """Prefect does not take this very event; others may be fine."""
 
 
+class UnforeseenError(PermanentError):
+    """Something that nobody foresaw went wrong about one thing: the others go on."""
+
+
 _ROOM = "make room on its disk, or choose another place"
 _RIGHTS = "let the user who runs this read and write it, or choose another place"
 _PATH = "check the path"

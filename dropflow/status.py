@@ -17,7 +17,7 @@ IN_FLIGHT = (Fate.PENDING, Fate.DISPATCHED)
 
 @dataclass(frozen=True)
 class Status:
-    """A moment's view. `unaccounted` is None until a sweep has compared ledger and bucket."""
+    """A moment's view. `unaccounted` is None until a sweep has compared the ledger with all buckets."""
 
     at: datetime
     datasets: dict[str, dict[str, int]]
@@ -70,7 +70,7 @@ def read_status(ledger: Ledger) -> Status:
     return Status(
         at=utc_now(),
         datasets=datasets,
-        unaccounted=sweep.unaccounted if sweep else None,
+        unaccounted=sweep.proven if sweep else None,
         oldest_in_flight=ledger.oldest(*IN_FLIGHT),
         sweep=sweep,
         sources=ledger.watch.sources(),
@@ -91,7 +91,10 @@ def render(status: Status) -> RenderableType:
         parts.append(_counts(status))
     else:
         parts.append("No object seen yet: drop one with [bold]dropflow drop FILE --dataset NAME[/].")
-    if status.unaccounted is None:
+    if status.sweep and status.unaccounted is None:
+        parts.append("unaccounted  [red]unknown[/]: not all buckets could be swept")
+        parts += [f"not swept  [red]{escape(line)}[/]" for line in status.sweep.unswept.splitlines()]
+    elif status.unaccounted is None:
         parts.append("unaccounted  [yellow]unknown[/] until the first sweep has ended")
     else:
         style = "red" if status.unaccounted else "green"

@@ -14,6 +14,7 @@ from dropflow.objects import ObjectRef
 from dropflow.receipts import COMPANIONS, PREFIX, read_receipt
 from dropflow.settings import Settings
 from dropflow.storage import ObjectStore
+from dropflow.unforeseen import contained
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ class Canary:
         while True:
             started = time.monotonic()
             try:
-                await self._sing()
+                with contained("the canary"):
+                    await self._sing()
             except DropflowError as error:
                 place = ObjectRef(self._dataset.bucket, canary_prefix(self._dataset).rstrip("/"))
                 await self._miss(place, str(error))

@@ -15,12 +15,14 @@ from dropflow.errors import (
     EventRefusedError,
     ObjectMissingError,
     TransientError,
+    UnforeseenError,
 )
 from dropflow.ledger import Delivery, Entry, Gather, Ledger
 from dropflow.logs import of
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, object_created_event
 from dropflow.storage import ObjectStore
+from dropflow.unforeseen import Troubles, contained
 from listeners.paused import Paused
 
 log = logging.getLogger(__name__)
@@ -117,13 +119,14 @@ class Dispatcher:
 
     def _post(self, delivery: Delivery) -> int:
         if delivery.refs:
-            event = object_created_event(
-                delivery.dataset, delivery.refs, event_id=delivery.id, force=delivery.force
-            )
             began = time.time_ns()
             try:
-                self._prefect.post_events([event])
-            except EventRefusedError as error:
+                with contained(f"event of {len(delivery.refs)} objects of {delivery.dataset}"):
+                    event = object_created_event(
+                        delivery.dataset, delivery.refs, event_id=delivery.id, force=delivery.force
+                    )
+                    self._prefect.post_events([event])
+            except (EventRefusedError, UnforeseenError) as error:
                 self._put_back(delivery, str(error))
                 return 0
             reached(Point.EVENT_POSTED)
@@ -165,9 +168,10 @@ class Dispatcher:
             marked: dict[tuple[str, str], bool] = {}
             for entry in entries:
                 try:
-                    dataset = self._dataset_of(entry, ignored)
-                    if dataset:
-                        matched.append((entry, dataset.name, self._ready_at(dataset, entry, marked)))
+                    with contained(entry.ref.url):
+                        dataset = self._dataset_of(entry, ignored)
+                        if dataset:
+                            matched.append((entry, dataset.name, self._ready_at(dataset, entry, marked)))
                 except (TransientError, AccessError) as error:
                     self._ledger.postpone(entry, str(error))
                     troubles.append(error)
@@ -235,11 +239,14 @@ class Dispatcher:
         """Look again for the markers that objects wait for."""
         ready: list[tuple[Entry, str, datetime | None]] = []
         marked: dict[tuple[str, str], bool] = {}
+        troubles = Troubles()
         for entry in self._ledger.awaiting_marker():
-            dataset = self._datasets.by_name.get(entry.dataset)
-            if dataset and self._is_marked(dataset, entry.ref, marked):
-                ready.append((entry, dataset.name, utc_now()))
+            with troubles.kept(entry.ref.url):
+                dataset = self._datasets.by_name.get(entry.dataset)
+                if dataset and self._is_marked(dataset, entry.ref, marked):
+                    ready.append((entry, dataset.name, utc_now()))
         self._ledger.match(ready)
+        troubles.raise_last()
 
     def _is_marked(self, dataset: Dataset, ref: ObjectRef, marked: dict[tuple[str, str], bool]) -> bool:
         """Whether the marker of the object's folder is there; `marked` keeps the answers of one pass."""

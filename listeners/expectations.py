@@ -8,11 +8,13 @@ from zoneinfo import ZoneInfo
 from dropflow.clock import utc_now
 from dropflow.datasets import Dataset, Datasets, canary_prefix
 from dropflow.errors import DropflowError
+from dropflow.expecting import Expect
 from dropflow.ledger import Deadline, Ledger
 from dropflow.objects import ObjectRef
 from dropflow.prefect_api import PrefectApi, deadline_event
 from dropflow.status import age
 from dropflow.storage import ObjectStore
+from dropflow.unforeseen import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +42,26 @@ class Expectations:
         self._listed: dict[str, datetime] = {}
 
     def look(self) -> None:
-        """Judge the deadlines that have passed. Raises TransientError of ledger and store."""
+        """Judge the deadlines that have passed. Raises what went wrong with one, after all others."""
         known = self._ledger.deadlines.known()
         for name in known.keys() - {dataset.name for dataset, _ in self._expecting}:
             self._ledger.deadlines.forget(name)
+        troubles = Troubles()
         for dataset, expect in self._expecting:
-            due, before = expect.deadlines(self._now() - GRACE, dataset.timezone)
-            was = known.get(dataset.name)
-            if was is None:
-                self._ledger.deadlines.begin(dataset.name, due)
-            elif was.verdict and self._post(was):
-                self._ledger.deadlines.posted(was)
-            elif was.missing and (late := self._first(dataset, was.after, sure=was.due < due)):
-                self._came(dataset, was, *late)
-            elif was.due < due:
-                self._judge(dataset, was, due, max(was.after, before))
+            with troubles.kept(f"deadline of {dataset.name}"):
+                self._look(dataset, expect, known.get(dataset.name))
+        troubles.raise_last()
+
+    def _look(self, dataset: Dataset, expect: Expect, was: Deadline | None) -> None:
+        due, before = expect.deadlines(self._now() - GRACE, dataset.timezone)
+        if was is None:
+            self._ledger.deadlines.begin(dataset.name, due)
+        elif was.verdict and self._post(was):
+            self._ledger.deadlines.posted(was)
+        elif was.missing and (late := self._first(dataset, was.after, sure=was.due < due)):
+            self._came(dataset, was, *late)
+        elif was.due < due:
+            self._judge(dataset, was, due, max(was.after, before))
 
     def _judge(self, dataset: Dataset, was: Deadline, due: datetime, after: datetime) -> None:
         first = self._first(dataset, after, sure=True)

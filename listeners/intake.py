@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dropflow import tracing
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Datasets
-from dropflow.errors import NotificationFormatError, PermanentError
+from dropflow.errors import NotificationFormatError, PermanentError, UnforeseenError
 from dropflow.ledger import Ledger
 from dropflow.objects import ObjectCreated
 from dropflow.receipts import PREFIX
+from dropflow.unforeseen import contained
 from listeners.parsing import Parsed
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ class Intake:
 
     async def _commit(self, batch: list[ObjectCreated]) -> None:
         # A thread of its own: a store that hangs the others must not keep the webhook from answering.
-        new = await asyncio.get_running_loop().run_in_executor(self._thread, self._record, batch)
+        with contained(f"{len(batch)} notifications"):
+            new = await asyncio.get_running_loop().run_in_executor(self._thread, self._record, batch)
         reached(Point.NOTIFICATION_RECORDED)
         if new:
             self.arrived.set()
@@ -120,8 +122,9 @@ class Intake:
     async def read(self, payload: bytes, parse: Callable[[bytes], Parsed]) -> Parsed:
         """What a payload tells; one that cannot be read, or not all of it, is kept."""
         try:
-            parsed = parse(payload)
-        except NotificationFormatError as error:
+            with contained(f"notification of {len(payload)} bytes"):
+                parsed = parse(payload)
+        except (NotificationFormatError, UnforeseenError) as error:
             parsed = Parsed(problems=[str(error)])
         if parsed.problems:
             await self.keep_unreadable(payload, "; ".join(parsed.problems))

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from dropflow import unforeseen
 from dropflow.clock import utc_now
 from dropflow.errors import DropflowError
 from dropflow.ledger import Delivery, Entry, Fate, Ledger, Settlement
@@ -24,6 +25,7 @@ class Metrics:
         """`sweep_seconds`: as it is set."""
         self.registry = CollectorRegistry()
         self.registry.register(_LedgerCollector(ledger))
+        self.registry.register(_Unforeseen())
         Gauge(
             "dropflow_sweep_interval_seconds", "Between two sweeps, as it is set", registry=self.registry
         ).set(sweep_seconds)
@@ -126,12 +128,27 @@ class _LedgerCollector(Collector):
             yield GaugeMetricFamily(
                 "dropflow_unaccounted", "Objects in the bucket without a fate", value=sweep.unaccounted
             )
+            yield GaugeMetricFamily(
+                "dropflow_unswept_buckets",
+                "Buckets that the last sweep could not list",
+                value=len(sweep.unswept.splitlines()),
+            )
             yield GaugeMetricFamily("dropflow_sweep_seconds", "Of the last sweep", value=sweep.seconds)
             yield GaugeMetricFamily(
                 "dropflow_sweep_timestamp_seconds",
                 "When the last sweep began",
                 value=sweep.started.timestamp(),
             )
+
+
+class _Unforeseen(Collector):
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "dropflow_unforeseen_errors", "Errors that nobody foresaw, of this process", labels=["type"]
+        )
+        for kind, number in unforeseen.seen.items():
+            family.add_metric([kind], number)
+        yield family
 
 
 def _age(name: str, text: str, since: datetime | None) -> GaugeMetricFamily:

@@ -17,6 +17,7 @@ from dropflow.notifying import Notify
 from dropflow.objects import printable
 from dropflow.report import report_at
 from dropflow.storage import ObjectStore
+from dropflow.unforeseen import Troubles
 
 if TYPE_CHECKING:
     from notifications.channels import Channel
@@ -95,8 +96,11 @@ class Notifier:
         decided = plan(untold, self._notify, recent, self._ledger.notices.busy(), now)
         for found in decided.unwanted:
             self._ledger.notices.skip(found)
+        troubles = Troubles()
         for group in decided.groups:
-            self._compose(group)
+            with troubles.kept(f"message of {group.untold.dataset}"):
+                self._compose(group)
+        troubles.raise_last()
         done = {*decided.unwanted, *(group.untold for group in decided.groups)}
         return sum(found.number for found in untold if found not in done)
 

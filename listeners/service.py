@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -21,7 +20,7 @@ import uvicorn
 from dropflow import tracing
 from dropflow.datasets import Dataset, Datasets
 from dropflow.declarations import load_datasets
-from dropflow.errors import DropflowError, LedgerError, SettingsError, explained
+from dropflow.errors import DropflowError, LedgerError, PermanentError, SettingsError, explained
 from dropflow.ledger import Ledger
 from dropflow.objects import ObjectRef
 from dropflow.prefect_api import connect_prefect, object_created_event
@@ -29,6 +28,7 @@ from dropflow.receipts import PREFIX
 from dropflow.rotation import TakenUp
 from dropflow.settings import Settings
 from dropflow.storage import connect
+from dropflow.unforeseen import contained
 from listeners.canary import make_canary
 from listeners.declared import Declared
 from listeners.dispatcher import GATHER, Dispatcher
@@ -138,6 +138,7 @@ class Listener:
         self._expectations = Expectations(self._ledger, self._datasets, self._store, self._prefect)
         self._sweep_asked = asyncio.Event()
         self._swept = False
+        self._unswept = ""
         self._clock_told = False
         self._beaten = time.monotonic()
 
@@ -175,7 +176,9 @@ class Listener:
                 log.info("%s: replaced, and taken up", ", ".join(replaced))
                 return self._datasets
             try:
-                if found := await asyncio.to_thread(self._declared.others):
+                with contained("datasets"):
+                    found = await asyncio.to_thread(self._declared.others)
+                if found:
                     log.info("other datasets are declared: taking them up")
                     return found
             except DropflowError as error:
@@ -213,14 +216,15 @@ class Listener:
             if self._ledger.gone:
                 raise LedgerError("the ledger was deleted or replaced: starting anew, the sweep rebuilds it")
             try:
-                await asyncio.to_thread(self._ledger.watch.beat, self._id, self._name)
-                self._beaten = time.monotonic()
-                if not prepared:
-                    # Datasets may have changed while we were not there.
-                    await asyncio.to_thread(self._ledger.rematch)
-                    await asyncio.to_thread(self._ledger.orphaned, list(self._datasets.by_name))
-                    prepared = True
-                    self._intake.arrived.set()
+                with contained("heartbeat"):
+                    await asyncio.to_thread(self._ledger.watch.beat, self._id, self._name)
+                    self._beaten = time.monotonic()
+                    if not prepared:
+                        # Datasets may have changed while we were not there.
+                        await asyncio.to_thread(self._ledger.rematch)
+                        await asyncio.to_thread(self._ledger.orphaned, list(self._datasets.by_name))
+                        prepared = True
+                        self._intake.arrived.set()
             except DropflowError as error:
                 log.warning("heartbeat: %s", error)
             await asyncio.sleep(HEARTBEAT)
@@ -258,17 +262,17 @@ class Listener:
         await asyncio.sleep(HEARTBEAT)
 
     async def _sweep_for_ever(self) -> None:
-        for bucket in self._datasets.buckets:
-            await _patiently(
-                f"bucket {bucket}", partial(asyncio.to_thread, self._store.ensure_bucket, bucket)
-            )
+        to_make = set(self._datasets.buckets)
         while True:
             self._sweep_asked.clear()
             wait = self._settings.sweep_seconds
             try:
-                report = await asyncio.to_thread(self._sweep.once)
-                await asyncio.to_thread(self._dispatcher.release_marked)
-                await asyncio.to_thread(self._check_clock)
+                with contained("the sweep"):
+                    await asyncio.to_thread(self._make_buckets, to_make)
+                    report = await asyncio.to_thread(self._sweep.once)
+                    self._tell_unswept(report.unswept if report else "")
+                    await asyncio.to_thread(self._dispatcher.release_marked)
+                    await asyncio.to_thread(self._check_clock)
             except StoppedError:
                 return await asyncio.Event().wait()  # type: ignore[return-value] # until we are cancelled
             except DropflowError as error:
@@ -279,12 +283,36 @@ class Listener:
                     wait = max(wait, (SWEEP_SHARE - 1) * report.seconds)
             await _set_or_after(self._sweep_asked, wait)
 
+    def _make_buckets(self, to_make: set[str]) -> None:
+        """Make those that are not there, and take them from the set. The sweep tells of the others."""
+        for bucket in sorted(to_make):
+            with suppress(PermanentError):
+                self._store.ensure_bucket(bucket)
+                to_make.remove(bucket)
+
+    def _tell_unswept(self, unswept: str) -> None:
+        """Once, not in every sweep."""
+        if unswept != self._unswept:
+            for line in unswept.splitlines():
+                log.warning("not swept: %s", line)
+        self._unswept = unswept
+
     def _check_clock(self) -> None:
         """Say once that the store's clock and ours differ: it dates files, we expect and look after them."""
-        off = (self._store.clock(self._datasets.raw_buckets[0]) - datetime.now(UTC)).total_seconds()
+        clocks = map(self._clock, self._datasets.raw_buckets)
+        if (clock := next(filter(None, clocks), None)) is None:
+            return
+        off = (clock - datetime.now(UTC)).total_seconds()
         if abs(off) > CLOCK_OFF and not self._clock_told:
             log.warning("this machine's clock is %.0f s off the store's: set both by NTP", abs(off))
         self._clock_told = abs(off) > CLOCK_OFF
+
+    def _clock(self, bucket: str) -> datetime | None:
+        """The store's time, by a bucket that it lets us look at."""
+        try:
+            return self._store.clock(bucket)
+        except PermanentError:
+            return None
 
     def _stream(self, bucket: str, prefix: str) -> Any:
         name = f"stream {bucket}" + (f"/{prefix}" if prefix else "")
@@ -351,7 +379,8 @@ async def _patiently(name: str, step: Callable[[], Awaitable[None]]) -> None:
     wait = TICK
     while True:
         try:
-            return await step()
+            with contained(name):
+                return await step()
         except DropflowError as error:
             log.warning("%s: %s; going on in %.0f s", name, error, wait)
             await asyncio.sleep(wait)

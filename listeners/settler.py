@@ -11,13 +11,14 @@ from dropflow import tracing
 from dropflow.clock import utc_now
 from dropflow.crashpoints import Point, reached
 from dropflow.datasets import Datasets
-from dropflow.errors import AccessError, DropflowError, ReceiptError, TransientError
+from dropflow.errors import AccessError, DropflowError, ReceiptError, TransientError, UnforeseenError
 from dropflow.ledger import INTERRUPTED, Entry, Fate, Ledger, Settlement
 from dropflow.logs import of
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PERMANENT, PrefectApi, Run
 from dropflow.receipts import Receipt, latest_receipt, load_receipt, stands
 from dropflow.storage import ObjectStore
+from dropflow.unforeseen import Troubles, contained
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,8 @@ class Settler:
 
     def _read(self, told: tuple[str, str]) -> tuple[ObjectRef, Receipt] | None:
         try:
-            return load_receipt(self._store, *told)
+            with contained("/".join(told)):
+                return load_receipt(self._store, *told)
         except DropflowError as error:
             # Not visible yet, or nonsense: who waits for it looks again, and is told then.
             log.info("%s", error)
@@ -139,7 +141,8 @@ class Settler:
         _, receipt = found
         ref = ObjectRef(receipt.bucket, receipt.key, receipt.etag)
         try:
-            return stands(self._store, receipt) or not self._store.is_current(ref)
+            with contained(ref.url):
+                return stands(self._store, receipt) or not self._store.is_current(ref)
         except DropflowError as error:
             log.info("%s", error, extra=of(ref, run_id=receipt.flow_run_id))
             return False
@@ -163,14 +166,18 @@ class Settler:
                 self._give_up(entry.dataset, [entry], verdict.broken)
         now = utc_now()
         late = [v for v in verdicts if v.waits and v.entry.due and v.entry.due <= now]
+        asking = Troubles()
         for dataset in {v.entry.dataset for v in late}:
-            self._ask(dataset, [v for v in late if v.entry.dataset == dataset])
+            with asking.kept(f"late objects of {dataset}"):
+                self._ask(dataset, [v for v in late if v.entry.dataset == dataset])
+        asking.raise_last()
         return len(entries)
 
     def _look(self, entry: Entry) -> Verdict:
         try:
-            return self._verdict(entry)
-        except ReceiptError as error:
+            with contained(entry.ref.url):
+                return self._verdict(entry)
+        except (ReceiptError, UnforeseenError) as error:
             return Verdict(entry, broken=str(error))
         except (TransientError, AccessError) as error:
             # Without having looked nothing can be said: asking Prefect would end in a second delivery.

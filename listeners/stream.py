@@ -21,6 +21,7 @@ from dropflow.errors import DropflowError, NotificationFormatError, PermanentErr
 from dropflow.objects import CREATED_EVENTS, ObjectCreated
 from dropflow.settings import Settings
 from dropflow.tls import trust, unreachable
+from dropflow.unforeseen import contained
 from listeners.intake import Intake
 from listeners.parsing import parse_stream_line
 
@@ -141,7 +142,8 @@ class Stream:
         await self._report(False, "connecting")  # noqa: FBT003
         while True:
             try:
-                await self._follow()
+                with contained(f"stream of {self._bucket!r}"):
+                    await self._follow()
                 why = f"stream of {self._bucket!r}: the store ended it; connecting again"
             except DropflowError as error:
                 why = str(error)

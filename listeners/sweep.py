@@ -5,8 +5,9 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -28,6 +29,7 @@ from dropflow.receipts import (
 )
 from dropflow.seen import Seen
 from dropflow.storage import ObjectStore, pages
+from dropflow.unforeseen import contained
 from listeners.settler import Settler, outcome_of
 
 log = logging.getLogger(__name__)
@@ -40,10 +42,12 @@ _EVER = datetime.min.replace(tzinfo=UTC)
 ORPHAN_WAIT = 60.0
 """Seconds until a run is asked for again, which doubles."""
 MOST_ORPHANS = 10_000
+TOLD_AFTER = 2
+"""Sweeps in a row that fail in a bucket before it is told: one may have met a store that is being started."""
 
 
-class StoppedError(Exception):
-    """The listener is shutting down in the middle of a sweep."""
+class StoppedError(BaseException):
+    """The listener is shutting down in the middle of a sweep. No trouble of what is being swept."""
 
 
 @dataclass
@@ -81,7 +85,8 @@ class Sweep:
         self._orphan_seconds = orphan_seconds
         self._arrived = arrived
         self._orphan_found = orphan_found
-        self._outputs_since: datetime | None = None
+        self._outputs_since: dict[str, datetime] = {}
+        self._in_trouble: Counter[str] = Counter()
         self._told_orphans: dict[tuple[str, str], tuple[float, float]] = {}
         self._leased = 0.0
         self._stopped = threading.Event()
@@ -94,7 +99,8 @@ class Sweep:
     def once(self) -> SweepReport | None:
         """Sweep all buckets; None while another listener does.
 
-        Raises DropflowError after the other buckets have been swept all the same, and StoppedError.
+        A bucket that cannot be swept is told of and named in the report; raises DropflowError where none can,
+        and StoppedError.
         """
         if not self._ledger.watch.lease(LEASE, self._listener, LEASE_SECONDS):
             return None
@@ -106,25 +112,26 @@ class Sweep:
     def _sweep(self) -> SweepReport:
         started, clock = utc_now(), time.monotonic()
         counts = _Counts()
-        troubles: list[DropflowError] = []
-        with _kept(troubles), Seen() as receipts, Seen() as outputs:
-            for bucket in self._datasets.output_buckets:
-                with _kept(troubles):
-                    self._receipts(bucket, receipts, counts)
-                    self._outputs(bucket, outputs, counts)
-            # Without all receipts nothing can be said about what lacks one.
-            if not troubles:
-                for bucket in self._datasets.raw_buckets:
-                    with _kept(troubles):
-                        self._raw(bucket, receipts, outputs, counts)
-        if troubles:
-            raise troubles[-1]
-        self._outputs_since = (
-            started - timedelta(seconds=2 * self._orphan_seconds + 60) if self._outputs_since else _EVER
-        )
+        with _temporary_files(), Seen() as receipts, Seen() as outputs:
+            unlisted = _each(
+                self._datasets.output_buckets, lambda bucket: self._made(bucket, receipts, outputs, counts)
+            )
+            failed = unlisted | _each(
+                self._datasets.raw_buckets,
+                lambda bucket: self._raw(bucket, receipts, outputs, unlisted.keys(), counts),
+            )
+        if failed.keys() >= {*self._datasets.buckets}:
+            raise next(reversed(failed.values()))
+        self._look_since(started, unlisted.keys())
+        self._tell_failed(failed)
         self._forget_orphans()
         self._ledger.prune(started - REMEMBERED)
-        report = SweepReport(started=started, seconds=time.monotonic() - clock, **vars(counts))
+        report = SweepReport(
+            started=started,
+            seconds=time.monotonic() - clock,
+            unswept="\n".join(f"{bucket}: {error}" for bucket, error in failed.items()),
+            **vars(counts),
+        )
         self._ledger.watch.swept(report)
         level = logging.INFO if counts.new or counts.settled or counts.reopened else logging.DEBUG
         log.log(
@@ -133,6 +140,29 @@ class Sweep:
             *(counts.objects, report.seconds, counts.new, counts.settled, counts.reopened),
         )
         return report
+
+    def _made(self, bucket: str, receipts: Seen, outputs: Seen, counts: _Counts) -> None:
+        """Note what an output bucket holds."""
+        self._receipts(bucket, receipts, counts)
+        self._outputs(bucket, outputs, counts)
+
+    def _look_since(self, started: datetime, unlisted: Collection[str]) -> None:
+        """From when on the next sweep looks at outputs closely."""
+        for bucket in {*self._datasets.output_buckets} - {*unlisted}:
+            since = started - timedelta(seconds=2 * self._orphan_seconds + 60)
+            self._outputs_since[bucket] = since if bucket in self._outputs_since else _EVER
+
+    def _tell_failed(self, failed: dict[str, DropflowError]) -> None:
+        """Tell of each dataset in whose buckets several sweeps have failed, once while they go on to."""
+        for dataset in self._datasets.by_name.values():
+            error = failed.get(dataset.bucket) or failed.get(dataset.output_bucket)
+            if error is None:
+                del self._in_trouble[dataset.name]
+                continue
+            self._in_trouble[dataset.name] += 1
+            if self._in_trouble[dataset.name] == TOLD_AFTER:
+                place = ObjectRef(dataset.bucket, dataset.match.partition("/")[2])
+                self._ledger.notices.tell(dataset.name, "waiting", place, f"is not swept: {error}")
 
     def _pages(self, bucket: str, prefixes: Iterable[str]) -> Iterator[list[ObjectRef]]:
         for page in pages(self._store, bucket, prefixes):
@@ -172,8 +202,13 @@ class Sweep:
                     outputs.update(output.identity for output in page)
                     counts.orphans += self._count_orphans(dataset, page)
 
-    def _raw(self, bucket: str, receipts: Seen, outputs: Seen, counts: _Counts) -> None:
-        """Record every object; one with a receipt is settled as it is recorded."""
+    def _raw(
+        self, bucket: str, receipts: Seen, outputs: Seen, unlisted: Collection[str], counts: _Counts
+    ) -> None:
+        """Record every object; one with a receipt is settled as it is recorded.
+
+        Where the output bucket is among the `unlisted`, nothing can be said about what lacks a receipt.
+        """
         for page in self._pages(bucket, self._datasets.prefixes):
             known = self._ledger.lookup(bucket, [ref.key for ref in page])
             versions = Counter(key for key, _ in known)
@@ -181,11 +216,10 @@ class Sweep:
             with_receipt: list[tuple[Dataset, ObjectRef]] = []
             doubtful: list[tuple[Dataset, ObjectRef, Entry]] = []
             back: list[Entry] = []
-            for ref in page:
+            for ref, dataset in self._with_dataset(bucket, page, unlisted):
                 entry = known.get((ref.key, ref.etag))
                 if entry is None or versions[ref.key] > 1:
                     unsure.append(ref)
-                dataset, _ = self._datasets.find(bucket, ref.key)
                 if dataset is None:
                     continue
                 has_receipt = f"{dataset.output_bucket}/{receipt_prefix(dataset, ref)}" in receipts
@@ -208,19 +242,28 @@ class Sweep:
             if new or back:
                 self._arrived()
 
+    def _with_dataset(
+        self, bucket: str, page: list[ObjectRef], unlisted: Collection[str]
+    ) -> Iterator[tuple[ObjectRef, Dataset | None]]:
+        for ref in page:
+            dataset, _ = self._datasets.find(bucket, ref.key)
+            if dataset is None or dataset.output_bucket not in unlisted:
+                yield ref, dataset
+
     def _outcome(self, outputs: Seen, found_with: tuple[Dataset, ObjectRef]) -> Settlement | None:
         """What the object's receipt tells, if its output is still there."""
         try:
-            found = latest_receipt(self._store, *found_with)
-            if found is None:
-                return None
-            own, receipt = found
-            if receipt.output.identity not in outputs and not stands(self._store, receipt):
-                return None
+            with contained(found_with[1].url):
+                found = latest_receipt(self._store, *found_with)
+                if found is None:
+                    return None
+                own, receipt = found
+                if receipt.output.identity not in outputs and not stands(self._store, receipt):
+                    return None
+                return outcome_of(own, receipt)
         except DropflowError as error:
             log.warning("%s", error, extra=of(found_with[1]))
             return None
-        return outcome_of(own, receipt)
 
     def _reopen(self, doubtful: list[tuple[Dataset, ObjectRef, Entry]]) -> int:
         """What the ledger calls done must have receipt and output; some are younger than the listing."""
@@ -236,10 +279,11 @@ class Sweep:
 
     def _is_undone(self, dataset: Dataset, ref: ObjectRef) -> bool:
         try:
-            found = latest_receipt(self._store, dataset, ref)
-            if found and stands(self._store, found[1]):
-                return False
-            return self._store.is_current(ref)
+            with contained(ref.url):
+                found = latest_receipt(self._store, dataset, ref)
+                if found and stands(self._store, found[1]):
+                    return False
+                return self._store.is_current(ref)
         except DropflowError as error:
             log.warning("%s", error, extra=of(ref))
             return False
@@ -250,7 +294,8 @@ class Sweep:
         Only what has been written since the last sweep is looked at closely, and nothing in a first one:
         with a new ledger nothing explains any output yet.
         """
-        since, old_enough = self._outputs_since, utc_now() - timedelta(seconds=self._orphan_seconds)
+        since = self._outputs_since.get(dataset.output_bucket)
+        old_enough = utc_now() - timedelta(seconds=self._orphan_seconds)
         recent = [o for o in page if since and (o.modified is None or since <= o.modified < old_enough)]
         explained = self._ledger.outputs([output.key for output in recent]) if recent else set()
         return sum(self._is_orphan(dataset, output) for output in recent if output.identity not in explained)
@@ -260,7 +305,8 @@ class Sweep:
         if key is None:
             return False
         try:
-            orphan = find_orphan(self._store, dataset, key, self._orphan_seconds)
+            with contained(output.url):
+                orphan = find_orphan(self._store, dataset, key, self._orphan_seconds)
         except DropflowError as error:
             log.info("%s", error)
             return False
@@ -286,22 +332,25 @@ class Sweep:
             del self._told_orphans[next(iter(self._told_orphans))]
 
 
-class _kept:  # noqa: N801 - reads as a statement
-    """Keep an error for later, so that one bucket in trouble does not stop the others."""
+def _each(buckets: Iterable[str], sweep: Callable[[str], None]) -> dict[str, DropflowError]:
+    """Sweep one bucket after the other; those in which it failed, and why."""
+    failed: dict[str, DropflowError] = {}
+    for bucket in buckets:
+        try:
+            with contained(f"sweep of bucket {bucket}"), _temporary_files():
+                sweep(bucket)
+        except DropflowError as error:
+            failed[bucket] = error
+    return failed
 
-    def __init__(self, troubles: list[DropflowError]) -> None:
-        self._troubles = troubles
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, sqlite3.Error):
-            error = TransientError(f"temporary files: {error}")
-        if isinstance(error, DropflowError):
-            self._troubles.append(error)
-            return True
-        return False
+@contextmanager
+def _temporary_files() -> Iterator[None]:
+    """Errors of what a sweep has seen, which is kept in a temporary file: a full disk, mostly."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise TransientError(f"temporary files: {error}") from error
 
 
 def _modified(ref: ObjectRef) -> datetime:

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dropflow.errors import LedgerError, TransientError
+from dropflow.errors import LedgerError, TransientError, UnforeseenError
 from listeners.intake import Intake
 from listeners.metrics import Metrics
 from listeners.parsing import parse_webhook_body
@@ -121,7 +121,7 @@ async def take(intake: Intake, body: bytes) -> bool:
     parsed = await intake.read(body, parse_webhook_body)
     try:
         await intake.record(parsed.created)
-    except LedgerError as error:
+    except (LedgerError, UnforeseenError) as error:
         await intake.keep_unreadable(body, str(error))
         return False
     return not parsed.problems

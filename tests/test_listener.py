@@ -1,6 +1,7 @@
 """Intake, ledger, dispatcher, settler and sweep together, against moto and a Prefect that only remembers."""
 
 import asyncio
+import io
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -8,17 +9,18 @@ from typing import Any
 
 import pytest
 from memory_store import MemoryStore
+from rich.console import Console
 
 from dropflow.audit import audit
 from dropflow.datasets import Dataset, Datasets, Readiness
 from dropflow.declarations import load_datasets
-from dropflow.errors import AccessError, EventRefusedError, PermanentError, TransientError
-from dropflow.ledger import Entry, Fate, Gather, Ledger, SweepReport, outbox
+from dropflow.errors import AccessError, EventRefusedError, PermanentError, TransientError, UnforeseenError
+from dropflow.ledger import Entry, Fate, Gather, Ledger, Settlement, SweepReport, outbox
 from dropflow.objects import ObjectCreated, ObjectRef
 from dropflow.prefect_api import Run
 from dropflow.receipts import FINGERPRINT, SOURCE, Receipt, commit_receipt, receipt_key
 from dropflow.settings import PROJECT
-from dropflow.status import read_status
+from dropflow.status import read_status, render
 from dropflow.storage import ObjectStore
 from listeners import dispatcher as dispatching
 from listeners import paused as pausing
@@ -503,9 +505,61 @@ def test_one_missing_bucket_does_not_stop_the_sweep_of_others(listener: Listener
     other = churn.model_copy(update={"name": "other", "match": "aaa-missing/*.csv"})
     datasets = Datasets({"churn": churn, "other": other})
     sweep = Sweep(listener.ledger, datasets, listener.store, listener.settler, listener="me")
-    with pytest.raises(PermanentError, match="aaa-missing"):
-        sweep.once()
+    report = sweep.once()
+    assert report
+    assert report.unswept.startswith(
+        "aaa-missing: list s3://aaa-missing/: the store answered 404 NoSuchBucket"
+    )
     assert listener.fate("churn/a.csv")[0] == Fate.PENDING
+
+
+def test_one_missing_output_bucket_does_not_stop_the_sweep_of_others_and_is_told(listener: Listener) -> None:
+    churn = listener.datasets["churn"]
+    other = churn.model_copy(
+        update={"name": "other", "match": "raw/other/*.csv", "output_bucket": "aaa-missing"}
+    )
+    datasets = Datasets({"other": other, "churn": churn})
+    ours, theirs = listener.put("churn/a.csv"), listener.put("other/known.csv")
+    listener.see(theirs)
+    listener.ledger.settle(
+        [
+            Settlement(
+                theirs, "other", Fate.PROCESSED, "", datetime.now(UTC), "aaa-missing", "other/known.parquet"
+            )
+        ]
+    )
+    listener.put("other/new.csv")
+    sweep = Sweep(listener.ledger, datasets, listener.store, listener.settler, listener="me")
+    for _ in range(3):
+        report = sweep.once()
+        assert report
+        assert (report.unaccounted, report.unswept[:12]) == (0, "aaa-missing:")
+    assert listener.fate(ours.key)[0] == Fate.PENDING
+    assert listener.fate(theirs.key)[0] == Fate.PROCESSED, "nobody could look for its receipt"
+    assert listener.ledger.find("raw", "other/new.csv") == [], "nothing can be said of it"
+    status = read_status(listener.ledger)
+    assert status.unaccounted is None
+    shown = io.StringIO()
+    Console(file=shown, width=300).print(render(status))
+    assert "unaccounted  unknown: not all buckets could be swept" in shown.getvalue()
+    assert "not swept  aaa-missing: list s3://aaa-missing/" in shown.getvalue()
+    (told,) = (group for group in listener.ledger.notices.untold() if group.kind == "waiting")
+    assert (told.dataset, told.number) == ("other", 1), "once, while it goes on"
+    listener.store.ensure_bucket("aaa-missing")
+    report = sweep.once()
+    assert report
+    assert report.unswept == ""
+    assert listener.fate("other/new.csv")[0] == Fate.PENDING
+    assert read_status(listener.ledger).unaccounted == 0
+
+
+def test_where_no_bucket_can_be_swept_the_sweep_fails(ledger: Ledger) -> None:
+    store = MemoryStore()
+    store.buckets.clear()
+    listener = make_listener(ledger, store, load_datasets(PROJECT / "datasets"))
+    with pytest.raises(UnforeseenError, match="KeyError"):
+        listener.sweep()
+    assert ledger.watch.last_sweep() is None
 
 
 def test_a_store_in_trouble_leaves_objects_pending_and_lets_others_leave(

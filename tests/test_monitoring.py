@@ -13,6 +13,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dropflow import unforeseen
 from dropflow.doctor import Finding, swept_within
 from dropflow.errors import TransientError
 from dropflow.ledger import Entry, Fate, Ledger, Settlement, SweepReport
@@ -103,8 +104,9 @@ def test_the_interval_of_sweeps_is_told_as_it_is_set(ledger: Ledger) -> None:
 
 
 @pytest.fixture
-def served(ledger: Ledger) -> Metrics:
+def served(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Metrics:
     """Of a listener to which everything has happened that is counted."""
+    monkeypatch.setitem(unforeseen.seen, "KeyError", 1)
     metrics = Metrics(ledger)
     ref = ObjectRef("raw", "churn/a.csv", "a", modified=datetime.now(UTC))
     ledger.record([ObjectCreated(ref, "webhook")])

@@ -186,7 +186,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What a complete sweep found. `unaccounted`: objects in the bucket without a recorded fate."""
+    """What a sweep found. `unaccounted`: objects in the bucket without a recorded fate.
+
+    `unswept`: a line for each bucket that could not be swept, with the reason.
+    """
 
     started: datetime
     seconds: float
@@ -197,6 +200,12 @@ class SweepReport:
     reopened: int
     orphans: int
     unaccounted: int
+    unswept: str = ""
+
+    @property
+    def proven(self) -> int | None:
+        """How many objects are unaccounted for; None where a bucket could not be listed."""
+        return None if self.unswept else self.unaccounted
 
 
 def utc(moment: datetime | None) -> datetime | None:

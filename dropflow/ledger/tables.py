@@ -150,7 +150,7 @@ sources = sa.Table(
 sweeps = sa.Table(
     "sweeps",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),  # 1: only the last complete sweep is kept
+    sa.Column("id", sa.Integer, primary_key=True),  # 1: only the last sweep is kept
     sa.Column("started", sa.DateTime, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("objects", sa.BigInteger, nullable=False),
@@ -160,6 +160,7 @@ sweeps = sa.Table(
     sa.Column("reopened", sa.BigInteger, nullable=False),
     sa.Column("orphans", sa.BigInteger, nullable=False),
     sa.Column("unaccounted", sa.BigInteger, nullable=False),
+    sa.Column("unswept", sa.String, nullable=False, server_default=""),
 )
 
 leases = sa.Table(

@@ -79,7 +79,7 @@ class Watch:
             db.execute(new.on_conflict_do_update(index_elements=["id"], set_=values))
 
     def last_sweep(self) -> SweepReport | None:
-        """The last complete one; None: there was none since the ledger was made."""
+        """None: there was none since the ledger was made."""
         with self._database.read() as db:
             row = db.execute(sa.select(sweeps)).one_or_none()
         if row is None:
