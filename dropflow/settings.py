@@ -50,7 +50,9 @@ class Settings(BaseModel):
         None, description="the Prefect UI as people reach it, for links [the API's address without /api]"
     )
     prefect_auth: SecretStr | None = Field(
-        None, description="user:password, where the server has PREFECT_SERVER_API_AUTH_STRING"
+        None,
+        description="user:password of the Prefect server (its PREFECT_SERVER_API_AUTH_STRING); "
+        "the server that `up` starts asks for it [a random one in stack.env]",
     )
     work_pool: str = Field("dropflow", min_length=1)
     worker_poll_seconds: float = Field(
@@ -136,16 +138,12 @@ class Settings(BaseModel):
     @field_validator("s3_endpoint", "prefect_api_url", "prefect_ui_url", "page_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("expected an address that starts with http:// or https://")
-        return value.rstrip("/") if value else None
+        return _address(value, "http", "https").rstrip("/") if value else None
 
     @field_validator("dask_scheduler")
     @classmethod
     def _dask(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("tcp://", "tls://")):
-            raise ValueError("expected an address that starts with tcp:// or tls://")
-        return value
+        return _address(value, "tcp", "tls") if value else None
 
     @field_validator("prefect_auth")
     @classmethod
@@ -203,6 +201,23 @@ class Settings(BaseModel):
 
     def run_url(self, flow_run_id: str) -> str:
         return f"{self.prefect_ui}/runs/flow-run/{flow_run_id}"
+
+
+def _address(value: str, *schemes: str) -> str:
+    """The value, if it is an address that may be shown. Raises ValueError, which never repeats it."""
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        raise ValueError("expected an address, for example http://127.0.0.1:9000") from None
+    if parts.scheme not in schemes or not parts.netloc:
+        expected = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError(f"expected an address that starts with {expected}")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "expected an address without user and password, since addresses are shown: "
+            "remove what stands before the @, and give credentials by their own settings"
+        )
+    return value
 
 
 FIELDS = Settings.model_fields
@@ -312,10 +327,11 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
         chosen["data_dir"] = data_dir
     stack_file = Path(chosen.get("data_dir", FIELDS["data_dir"].default)) / STACK_FILE
     stack = _by_field(file_values(stack_file), str(stack_file))
+    # Another store or server than the embedded one: neither its credentials nor its abilities fit.
     if "s3_endpoint" in chosen:
-        # Another store than the embedded one: neither its credentials nor its abilities fit.
-        of_store = ("s3_", "listen_stream")
-        stack = {name: value for name, value in stack.items() if not name.startswith(of_store)}
+        stack = _without(stack, "s3_", "listen_stream")
+    if "prefect_api_url" in chosen:
+        stack = _without(stack, "prefect_")
     try:
         settings = Settings(**{**stack, **chosen})
     except ValidationError as error:
@@ -324,6 +340,10 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
     from_files = {name: value for name, value in chosen.items() if isinstance(value, FileSecret)}
     hide(part for name in SECRETS if (secret := getattr(settings, name)) for part in _parts(name, secret))
     return settings.model_copy(update={**from_files, "data_dir": settings.data_dir.expanduser().absolute()})
+
+
+def _without(values: dict[str, Any], *prefixes: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not name.startswith(prefixes)}
 
 
 StoreKind = Literal["seaweedfs", "minio"]

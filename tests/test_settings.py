@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from dropflow.errors import SettingsError
 from dropflow.settings import load_settings
@@ -38,6 +39,39 @@ def test_another_store_does_not_get_the_embedded_ones_credentials(
     settings = load_settings(tmp_path)
     assert settings.s3_secret_key is None
     assert settings.listen_stream is True
+
+
+def test_another_server_does_not_get_the_embedded_ones_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = "DROPFLOW_PREFECT_API_URL=http://127.0.0.1:1/api\nDROPFLOW_PREFECT_AUTH=dropflow:embedded\n"
+    (tmp_path / "stack.env").write_text(stack)
+    assert load_settings(tmp_path).prefect_auth == SecretStr("dropflow:embedded")
+    monkeypatch.setenv("DROPFLOW_PREFECT_API_URL", "https://prefect.example.com/api")
+    assert load_settings(tmp_path).prefect_auth is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DROPFLOW_S3_ENDPOINT", "https://key:hush-hush@s3.example.com"),
+        ("DROPFLOW_PREFECT_API_URL", "http://hush-hush@prefect.example.com/api"),
+        ("DROPFLOW_PREFECT_UI_URL", "http://user:hush-hush@prefect.example.com"),
+        ("DROPFLOW_PAGE_URL", "https://:hush-hush@files.example.com"),
+        ("DROPFLOW_DASK_SCHEDULER", "tls://user:hush-hush@dask.example.com:8786"),
+        # Not even what is no address at all.
+        ("DROPFLOW_S3_ENDPOINT", "https://user:hush-hush@[s3.example.com"),
+        ("DROPFLOW_S3_ENDPOINT", "https://user:hush-hush@s3\u2100.example.com"),
+        ("DROPFLOW_S3_ENDPOINT", "https:///user:hush-hush@s3.example.com"),
+    ],
+)
+def test_an_address_with_a_password_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{name}: expected an address") as raised:
+        load_settings()
+    assert "hush" not in str(raised.value)
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
