@@ -42,6 +42,7 @@ from dropflow.tls import unreachable
 
 if TYPE_CHECKING:
     from dropflow import drops
+    from dropflow.embedded.stack import Stack
     from dropflow.ledger import Ledger
     from dropflow.storage import ObjectStore
 
@@ -130,7 +131,7 @@ def up(
     with Stack(chosen, store=store, ports=ports, report=_say) as stack:
         _apply(stack.settings, show=False)
         stack.listen()
-        _where(stack.settings)
+        _where(stack)
         out.print("Drop a file: [bold]dropflow drop FILE --dataset NAME[/]. Ctrl-C stops everything.")
         try:
             threading.Event().wait()
@@ -854,10 +855,13 @@ def _print_difference(one: Difference) -> None:
         out.print(f"    {escape(printable(line, 400))}", style=style, soft_wrap=True)
 
 
-def _where(settings: Settings) -> None:
+def _where(stack: "Stack") -> None:
+    settings = stack.settings
     if page := settings.page:
         out.print(f"Your files    {page}", soft_wrap=True)
     out.print(f"Prefect UI    {settings.prefect_ui}", soft_wrap=True)
+    if sign_in := stack.sign_in(shown=out.is_terminal):
+        out.print(f"  sign in by  {escape(sign_in)}", soft_wrap=True)
     out.print(f"Object store  {settings.s3_endpoint}", soft_wrap=True)
     out.print(f"Data          {settings.data_dir} (credentials in stack.env, logs in logs/)", soft_wrap=True)
 

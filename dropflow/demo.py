@@ -144,7 +144,7 @@ def run_demo(settings: Settings, rows: int, out: Console) -> int:
             _show(settings, outcome, mail, out)
             out.print(f"\nDone in {time.monotonic() - started:.0f} s.")
             if sys.stdout.isatty():
-                _keep_running(settings, out)
+                _keep_running(stack, out)
     return 0 if outcome.fate == "processed" and mail else 1
 
 
@@ -204,8 +204,9 @@ def _show(settings: Settings, outcome: drops.Outcome, mail: Message | None, out:
         out.print(f"  {escape(line)}", soft_wrap=True)
 
 
-def _keep_running(settings: Settings, out: Console) -> None:
-    out.print(f"\nEverything keeps running: have a look at {settings.prefect_ui}. Ctrl-C stops it.")
+def _keep_running(stack: Stack, out: Console) -> None:
+    out.print(f"\nEverything keeps running: have a look at {stack.settings.prefect_ui}.", soft_wrap=True)
+    out.print(f"Sign in by {escape(stack.sign_in(shown=True))}. Ctrl-C stops it.", soft_wrap=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

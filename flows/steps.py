@@ -290,5 +290,5 @@ def own_function(path: str) -> Any:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise PermanentError(
-            f"prepare: {path}: {error}; the module must be installed, or lie beside the project"
+            f"prepare: {path}: {error}; the module must be installed, or lie beside the folder datasets/"
         ) from error

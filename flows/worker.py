@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
@@ -256,6 +257,8 @@ def run_worker(settings: Settings) -> None:
     DropflowError or httpx.TransportError when Prefect refuses, or is away for longer than its client waits.
     `export_prefect_environment` must have been called before this module was imported.
     """
+    # For `prepare: module:function`. Last: no file in it must stand in for a library.
+    sys.path.append(str(settings.datasets_dir.absolute().parent))
     try:
         asyncio.run(_work(settings))
     except ExceptionGroup as group:

@@ -342,7 +342,7 @@ def main() -> int:
     began = time.monotonic()
     with ChaosStack(load_settings(data_dir, env_file=data_dir / ".env"), report=out.print) as stack:
         list(apply(stack.settings))
-        disable_breaker(stack.settings.prefect_api, "churn")
+        disable_breaker(stack.settings, "churn")
         stack.listen()
         drops, killer = Drops(), Killer(stack, random.Random(options.seed))
         store = connect(stack.settings)

@@ -163,7 +163,7 @@ class Running:
         return self.prefect.runs_tagged(key_tag(drop.ref.key), drop.started)
 
     def api(self, method: str, path: str, **body: Any) -> Any:
-        answer = httpx.request(method, f"{self.settings.prefect_api}{path}", timeout=30, **body)
+        answer = self.prefect.http.request(method, path, timeout=30, **body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -224,7 +224,7 @@ def running() -> Iterator[Running]:
             applied = _apply_with(running, url)
             assert applied.returncode == 0, applied.stderr
             # Tests drop bad files of churn on purpose, more than its breaker allows.
-            disable_breaker(settings.prefect_api, "churn")
+            disable_breaker(settings, "churn")
             stack.listen()
             yield running
     shutil.rmtree(data_dir)

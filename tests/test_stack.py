@@ -465,10 +465,11 @@ def test_everything_listens_on_loopback_and_wants_credentials(running: Running) 
     assert httpx.get(f"{running.settings.s3_endpoint}/raw").status_code == 403
     webhook = f"http://127.0.0.1:{running.settings.webhook_port}/notifications"
     assert httpx.post(webhook, content=b"{}").status_code == 401
-    # SeaweedFS's filer serves every object to anyone unless its JWT keys are set.
+    # SeaweedFS's filer would serve every object to anyone; now it speaks no HTTP at all, whatever is asked for.
     filer = next(a for a in running.stack.supervisor.processes["store"].command if "filer.port" in a)
     key = "churn/fäil+name a&b.csv"
-    assert httpx.get(f"http://127.0.0.1:{filer.partition('=')[2]}/buckets/raw/{key}").status_code == 401
+    for path in ("/", f"/buckets/raw/{key}"):
+        assert httpx.get(f"http://127.0.0.1:{filer.partition('=')[2]}{path}").status_code == 404
 
 
 def killed(running: Running, name: str, ready: Callable[[], bool]) -> None:

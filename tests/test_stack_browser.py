@@ -52,6 +52,21 @@ def tab(browser: Browser) -> Iterator[Page]:
     assert asked == []
 
 
+def enter_password(page: Page, running: Running) -> None:
+    """As `up` says it."""
+    auth = running.settings.prefect_auth
+    assert auth
+    page.locator("input[type=password]").fill(auth.get_secret_value())
+    picture(page, "00-sign-in")
+    page.get_by_role("button", name="Login").click()
+    expect(page.locator("input[type=password]")).to_have_count(0)
+
+
+def sign_in(page: Page, running: Running) -> None:
+    page.goto(running.settings.prefect_ui)
+    enter_password(page, running)
+
+
 def picture(page: Page, name: str) -> None:
     page.screenshot(path=PICTURES / f"{name}.png")
 
@@ -124,6 +139,8 @@ def test_hostile_names_are_text_everywhere(running: Running, tab: Page) -> None:
         # One after the other: together they would be one run's, which is named after their number.
         drag_and_drop(tab, {name: churn_csv(rows=60, seed=22)})
         expect(row(tab, f"churn/{name}").locator(".fate")).to_have_text("✓ processed")
+    sign_in(tab, running)
+    tab.goto(running.settings.page)
     for name in HOSTILE:
         with tab.expect_popup() as run:
             row(tab, f"churn/{name}").get_by_role("link", name="Run").click()
@@ -143,6 +160,7 @@ def test_hostile_names_are_text_everywhere(running: Running, tab: Page) -> None:
 def test_a_custom_run_with_the_median(running: Running, tab: Page) -> None:
     drop = running.put("churn/by-hand.csv", churn_csv(rows=200, seed=23))
     assert running.outcome(drop).fate == "processed"
+    sign_in(tab, running)
     tab.goto(f"{running.settings.prefect_ui}/deployments/deployment/{deployment(running)}/run")
     tab.get_by_role("button", name="Add item").click()
     texts = tab.locator("textarea")
@@ -179,7 +197,9 @@ def test_a_failed_run_is_retried_by_a_click(running: Running, tab: Page) -> None
     drop = running.put("churn/mend-me.csv", b"\n \n")
     assert running.outcome(drop).fate == "rejected"
     (run,) = running.runs(drop)
+    # A link of a message leads there, by way of the password.
     tab.goto(running.settings.run_url(run["id"]))
+    enter_password(tab, running)
     expect(tab.get_by_text("Rejected").first).to_be_visible()
     picture(tab, "08-rejected")
     running.store.put("raw", "churn/mend-me.csv", churn_csv(rows=80, seed=24), "text/csv")
@@ -195,6 +215,7 @@ def test_a_failed_run_is_retried_by_a_click(running: Running, tab: Page) -> None
 
 
 def test_an_automation_made_by_clicking_sends_mail(running: Running, tab: Page) -> None:
+    sign_in(tab, running)
     tab.goto(f"{running.settings.prefect_ui}/automations/create")
     control = tab.locator(".p-select-button__control:visible")
     expect(tab.get_by_text("Select template")).to_be_visible()

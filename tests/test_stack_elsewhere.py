@@ -36,7 +36,14 @@ def environment_of(running: Running, folder: Path) -> dict[str, str]:
         "DROPFLOW_S3_ACCESS_KEY": settings.s3_access_key.get_secret_value(),
         "DROPFLOW_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
         "DROPFLOW_PREFECT_API_URL": settings.prefect_api,
+        "DROPFLOW_PREFECT_AUTH": auth_of(running),
     }
+
+
+def auth_of(running: Running) -> str:
+    auth = running.settings.prefect_auth
+    assert auth
+    return auth.get_secret_value()
 
 
 def port_of(url: str) -> int:
@@ -63,7 +70,12 @@ def test_prefects_own_client_trusts_the_authority_in_the_file(running: Running, 
     with in_front_of(port, ours.server()) as secure:
         url = f"https://127.0.0.1:{secure}/api"
         trusted, other = (
-            running.cli("apply", "--diff", DROPFLOW_PREFECT_API_URL=url, DROPFLOW_CA_FILE=str(one.file))
+            running.cli(
+                *("apply", "--diff"),
+                DROPFLOW_PREFECT_API_URL=url,
+                DROPFLOW_PREFECT_AUTH=auth_of(running),
+                DROPFLOW_CA_FILE=str(one.file),
+            )
             for one in (ours, theirs)
         )
     assert trusted.returncode == 0, trusted.stderr
@@ -74,7 +86,7 @@ def test_prefects_own_client_trusts_the_authority_in_the_file(running: Running, 
 
 def test_a_worker_works_over_tls_until_its_credentials_are_replaced(running: Running, tmp_path: Path) -> None:
     authority, auth = Authority(tmp_path, "ours"), tmp_path / "auth"
-    auth.write_text("user:before")
+    auth.write_text(auth_of(running))
     store, prefect = port_of(running.settings.s3_endpoint or ""), port_of(running.settings.prefect_api)
     with (
         in_front_of(store, authority.server()) as store,
@@ -84,6 +96,7 @@ def test_a_worker_works_over_tls_until_its_credentials_are_replaced(running: Run
             tmp_path,
             DROPFLOW_S3_ENDPOINT=f"https://127.0.0.1:{store}",
             DROPFLOW_PREFECT_API_URL=f"https://127.0.0.1:{prefect}/api",
+            DROPFLOW_PREFECT_AUTH="",
             DROPFLOW_PREFECT_AUTH_FILE=str(auth),
             DROPFLOW_CA_FILE=str(authority.file),
         ) as (worker, log),

@@ -14,7 +14,7 @@ import pytest
 from conftest import Running, wait_until
 from prefect import Flow
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Running as AtWork
 
 from dropflow.samples import churn_csv
@@ -27,7 +27,13 @@ GOOD = churn_csv(rows=30, seed=61)
 
 @pytest.fixture(autouse=True)
 def _prefect(running: Running) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: running.settings.prefect_api}):
+    auth = running.settings.prefect_auth
+    assert auth
+    chosen = {
+        PREFECT_API_URL: running.settings.prefect_api,
+        PREFECT_API_AUTH_STRING: auth.get_secret_value(),
+    }
+    with temporary_settings(chosen):
         yield
 
 

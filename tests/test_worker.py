@@ -17,8 +17,11 @@ from uuid import UUID, uuid4
 import pytest
 from conftest import wait_until
 
+from dropflow.errors import PermanentError
+from dropflow.settings import Settings
 from flows import worker
 from flows.alive import touch_for_ever
+from flows.steps import own_function
 from flows.worker import Doubts, is_abandoned, mark_crashed_runs, worker_name
 
 NOBODY = 2**31 - 1
@@ -149,3 +152,18 @@ def test_a_clock_that_is_off_is_told_when_the_worker_starts(
     assert [told in message.replace("599", "600").replace("601", "600") for message in caplog.messages] == (
         [True] if told else []
     )
+
+
+def test_a_module_beside_datasets_is_found_and_stands_in_for_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trips.py").write_text("def clean(frame): return frame")
+    (tmp_path / "json.py").write_text("raise SystemExit('taken over')")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(worker, "_work", lambda _: asyncio.sleep(0))
+    with pytest.raises(PermanentError, match="beside the folder datasets/"):
+        own_function("trips:clean")
+    worker.run_worker(Settings(datasets_dir=tmp_path / "datasets"))
+    monkeypatch.delitem(sys.modules, "json")
+    assert own_function("trips:clean")("frame") == "frame"
+    assert own_function("json:loads")("[]") == []

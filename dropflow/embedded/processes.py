@@ -17,6 +17,8 @@ from pathlib import Path
 
 import httpx
 
+from dropflow.embedded.environment import inherited
+from dropflow.embedded.private import UMASK
 from dropflow.errors import DropflowError
 
 log = logging.getLogger(__name__)
@@ -73,7 +75,10 @@ def _die_with_parent() -> None:
 
 @dataclass
 class Process:
-    """One supervised command; its output goes to `log_file`."""
+    """One supervised command; its output goes to `log_file`.
+
+    Of our own environment it gets what any program may be told, besides `environment`.
+    """
 
     name: str
     command: list[str]
@@ -99,11 +104,12 @@ class Process:
         return self._child is not None and self._child.poll() is None
 
     def start(self) -> None:
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
             self._child = subprocess.Popen(
                 self.command,
-                env={**os.environ, **self.environment},
+                env={**inherited(), **self.environment},
+                umask=UMASK,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

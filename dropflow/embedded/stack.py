@@ -1,7 +1,7 @@
 """The whole pipeline on one machine: store, Prefect server, worker and listener, supervised."""
 
 import fcntl
-import os
+import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -16,9 +16,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dropflow.datasets import Datasets
 from dropflow.declarations import load_datasets
 from dropflow.embedded.database import embedded_database
+from dropflow.embedded.environment import PREFECT, TRACES, for_the_worker, inherited
+from dropflow.embedded.private import make_private, open_private, write_private
 from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, answers, free_port
 from dropflow.embedded.stores import StoreAccess, Webhook, bind_minio_webhook, minio, seaweedfs
-from dropflow.errors import SettingsError, naming
+from dropflow.errors import SettingsError
 from dropflow.prefect_env import prefect_environment
 from dropflow.receipts import PREFIX
 from dropflow.settings import PREFIX as VARIABLE
@@ -28,6 +30,9 @@ from dropflow.storage import connect
 STORE_SECONDS = 60
 SERVER_SECONDS = 240
 """A first start migrates a new database: some 20 s on a busy machine."""
+USER = "dropflow"
+"""Who signs in to the Prefect server, where nobody has chosen otherwise."""
+_PLAIN = re.compile(r"[\w./:@%+=-]*")
 INNER_PORTS = ("master", "volume", "filer", "admin")
 
 Report = Callable[[str], None]
@@ -66,11 +71,19 @@ class Stack:
         self._own_store = settings.s3_endpoint in (None, saved.get(f"{VARIABLE}S3_ENDPOINT"))
         self._own_server = settings.prefect_api_url in (None, saved.get(f"{VARIABLE}PREFECT_API_URL"))
         self._decided: dict[str, str] = {}
+        """What our own processes are told of it, as variables."""
 
     @property
     def embedded(self) -> bool:
         """Whether both store and server are ours to start."""
         return self._own_store and self._own_server
+
+    def sign_in(self, *, shown: bool) -> str:
+        """What our own Prefect server's UI asks for; not `shown`, where to find it; "" for another server."""
+        auth = self.settings.prefect_auth
+        if not self._own_server or auth is None:
+            return ""
+        return auth.get_secret_value() if shown else f"DROPFLOW_PREFECT_AUTH in {self.settings.stack_file}"
 
     def __enter__(self) -> Self:
         self._lock = _lock(self.settings.data_dir)
@@ -98,7 +111,7 @@ class Stack:
         if self._own_server:
             self._start_server()
         # The worker imports and warms up while the server starts; it waits for the server itself.
-        self._run("worker", ["-m", "dropflow", "worker"], lambda _: True)
+        self._start_worker()
         store = connect(self.settings)
         if self._own_store:
             self.supervisor.processes["store"].wait_ready(STORE_SECONDS)
@@ -118,12 +131,29 @@ class Stack:
         if database.process:
             self.supervisor.start(database.process)
             database.process.wait_ready(STORE_SECONDS)
+        auth = self.settings.prefect_auth
+        assert auth
+        environment = {
+            **inherited(PREFECT),
+            **database.environment,
+            **prefect_environment(self.settings),
+            # Who reaches an open API has any code run: each web page, and each user of the machine.
+            "PREFECT_SERVER_API_AUTH_STRING": auth.get_secret_value(),
+        }
         server = ["-m", "prefect", "server", "start", *_address(self.settings)]
-        self._run("prefect", server, _api_ready, database.environment)
+        self._run("prefect", server, _api_ready, environment)
+
+    def _start_worker(self) -> None:
+        environment = for_the_worker({**prefect_environment(self.settings), **self._decided})
+        self._run("worker", ["-m", "dropflow", "worker"], lambda _: True, environment)
+
+    def _start_listener(self) -> None:
+        environment = {**inherited(VARIABLE, TRACES), **self._decided}
+        self._run("listener", ["-m", "dropflow", "listen"], _webhook_ready, environment)
 
     def listen(self) -> None:
         """Start the listener: only once automations are in place, or its first events go nowhere."""
-        self._run("listener", ["-m", "dropflow", "listen"], _webhook_ready)
+        self._start_listener()
         if self.settings.webhook_port:
             self.supervisor.processes["listener"].wait_ready(STORE_SECONDS)
         self._report("Listener ready")
@@ -132,6 +162,7 @@ class Stack:
         """Decide addresses and credentials, write them down, start the store that needs them."""
         before = self.settings
         token, key, secret = before.webhook_token, before.s3_access_key, before.s3_secret_key
+        auth = before.prefect_auth
         values = {
             "WEBHOOK_PORT": str(self._port("webhook", self._ports.webhook, before.webhook_port)),
             "WEBHOOK_TOKEN": token.get_secret_value() if token else secrets.token_urlsafe(24),
@@ -139,6 +170,9 @@ class Stack:
         if self._own_server:
             port = self._port("prefect", self._ports.prefect, _port_of(before.prefect_api_url))
             values["PREFECT_API_URL"] = f"http://{LOOPBACK}:{port}/api"
+            values["PREFECT_AUTH"] = (
+                auth.get_secret_value() if auth else f"{USER}:{secrets.token_urlsafe(24)}"
+            )
         if self._own_store:
             access = StoreAccess(
                 self._port("s3", self._ports.s3, _port_of(before.s3_endpoint)),
@@ -151,8 +185,12 @@ class Stack:
                 "S3_SECRET_KEY": access.secret_key,
                 "LISTEN_STREAM": str(self._kind == "minio").lower(),
             }
-        _write_private(before.stack_file, values)
-        self._decided = values
+        _write(before.stack_file, values)
+        self._decided = {
+            f"{VARIABLE}DATA_DIR": str(before.data_dir),
+            f"{VARIABLE}ENV_FILE": str(before.env_file.absolute()),
+            **{f"{VARIABLE}{name}": value for name, value in values.items()},
+        }
         decided = {name.lower(): value for name, value in values.items()}
         self.settings = load_settings(before.data_dir, env_file=before.env_file, **decided)
         if self._own_store:
@@ -188,17 +226,11 @@ class Stack:
         name: str,
         arguments: list[str],
         ready: Callable[[Settings], bool],
-        more: dict[str, str] | None = None,
+        environment: dict[str, str],
     ) -> None:
-        environment = {
-            **(more or {}),
-            **prefect_environment(self.settings),
-            f"{VARIABLE}DATA_DIR": str(self.settings.data_dir),
-            f"{VARIABLE}ENV_FILE": str(self.settings.env_file.absolute()),
-            **{VARIABLE + name: value for name, value in self._decided.items()},
-            "PYTHONUNBUFFERED": "1",
-        }
         log_file = self.settings.data_dir / "logs" / f"{name}.log"
+        # Safe path: what lies in the folder that `up` was started in must not stand in for a library.
+        environment = {**environment, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
         command = [sys.executable, *arguments]
         process = Process(name, command, environment, log_file, lambda: ready(self.settings))
         self.supervisor.start(process)
@@ -211,8 +243,8 @@ def _watched(datasets: Datasets) -> list[tuple[str, str]]:
 
 def _lock(data_dir: Path) -> IO[str]:
     """One stack per data directory. Raises SettingsError when another one runs."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    lock = (data_dir / "up.lock").open("w")
+    make_private(data_dir)
+    lock = open_private(data_dir / "up.lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -221,14 +253,17 @@ def _lock(data_dir: Path) -> IO[str]:
     return lock
 
 
-def _write_private(path: Path, values: dict[str, str]) -> None:
+def _write(path: Path, values: dict[str, str]) -> None:
     text = "# Written by `dropflow up`; other commands find the running stack by it. Holds secrets.\n"
-    text += "".join(f"{VARIABLE}{name}={value}\n" for name, value in values.items())
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    with naming(path), open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    temporary.replace(path)
+    text += "".join(f"{VARIABLE}{name}={_quoted(value)}\n" for name, value in values.items())
+    write_private(path, text.encode())
+
+
+def _quoted(value: str) -> str:
+    """As a settings file has it: secrets that somebody has chosen may hold anything."""
+    if _PLAIN.fullmatch(value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _port_of(url: str | None) -> int | None:

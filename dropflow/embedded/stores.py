@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dropflow.embedded.certificates import make_certificates
+from dropflow.embedded.private import make_private
 from dropflow.embedded.processes import LOOPBACK
 from dropflow.errors import SettingsError
 from dropflow.objects import CREATED_EVENTS
 from dropflow.storage import ObjectStore
 
+SIGNING_KEYS = [f"WEED_JWT_{name}SIGNING_{kind}KEY" for name in ("", "FILER_") for kind in ("", "READ_")]
+GRPC_PARTS = ("MASTER", "VOLUME", "FILER", "S3", "ADMIN", "WORKER", "CLIENT")
+"""SeaweedFS's names for what `weed mini` runs; one without a certificate would talk to anybody."""
 MINIO_WEBHOOK_ARN = "arn:minio:sqs::DROPFLOW:webhook"
 
 
@@ -55,7 +60,7 @@ def seaweedfs(
 ) -> tuple[list[str], dict[str, str]]:
     """Command and environment of SeaweedFS on loopback; `ports` names four inner ones."""
     master, volume, filer, admin = ports
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     command = [
         find_weed(),
         "-logtostderr=true",  # else it fills the system's temporary folder with log files
@@ -75,6 +80,8 @@ def seaweedfs(
         "-admin.ui=false",
         "-webdav=false",
         "-master.telemetry=false",
+        # Else any web page, and any user of this machine, has the master delete a bucket's files.
+        "-disableHttp",
         # Volumes grow as they fill: with room for 1 TiB, the disk is the limit.
         "-volume.max=1000",
         "-master.volumeSizeLimitMB=1024",
@@ -82,10 +89,10 @@ def seaweedfs(
     environment = {
         "AWS_ACCESS_KEY_ID": access.access_key,
         "AWS_SECRET_ACCESS_KEY": access.secret_key,
-        # Without these keys the filer's own HTTP port serves every object to anyone.
-        "WEED_JWT_SIGNING_KEY": secrets.token_hex(32),
-        "WEED_JWT_FILER_SIGNING_KEY": secrets.token_hex(32),
-        "WEED_JWT_FILER_SIGNING_READ_KEY": secrets.token_hex(32),
+        # Without these keys filer and volumes serve every object to anyone, and without the certificates
+        # they do so by gRPC.
+        **{name: secrets.token_hex(32) for name in SIGNING_KEYS},
+        **_certificates(folder.with_name(f"{folder.name}-tls")),
         "WEED_NOTIFICATION_WEBHOOK_ENABLED": "true",
         "WEED_NOTIFICATION_WEBHOOK_ENDPOINT": webhook.url,
         "WEED_NOTIFICATION_WEBHOOK_BEARER_TOKEN": webhook.token,
@@ -100,12 +107,20 @@ def seaweedfs(
     return command, environment
 
 
+def _certificates(folder: Path) -> dict[str, str]:
+    """SeaweedFS's parts ask each other for a certificate of an authority that signs nothing else."""
+    made = make_certificates(folder)
+    named = {"CERT": str(made.certificate), "KEY": str(made.key)}
+    parts = {f"WEED_GRPC_{part}_{kind}": path for part in GRPC_PARTS for kind, path in named.items()}
+    return {"WEED_GRPC_CA": str(made.authority), **parts}
+
+
 def minio(folder: Path, access: StoreAccess, webhook: Webhook) -> tuple[list[str], dict[str, str]]:
     """Command and environment of the `minio` or `silo` executable on PATH, on loopback."""
     executable = shutil.which("minio") or shutil.which("silo")
     if not executable:
         raise SettingsError("--store minio needs an executable `minio` or `silo` on PATH; there is none")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     command = [executable, "server", str(folder), "--address", f"{LOOPBACK}:{access.port}", "--quiet"]
     environment = {
         "MINIO_ROOT_USER": access.access_key,
