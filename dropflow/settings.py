@@ -47,7 +47,7 @@ class Settings(BaseModel):
 
     prefect_api_url: str | None = Field(None, description="Prefect API, ending in /api")
     prefect_ui_url: str | None = Field(
-        None, description="the Prefect UI as people reach it, for links [the API's address without /api]"
+        None, description="the Prefect UI as people reach it, for links [the API's address, /v2 for /api]"
     )
     prefect_auth: SecretStr | None = Field(
         None,
@@ -179,7 +179,8 @@ class Settings(BaseModel):
 
     @property
     def prefect_ui(self) -> str:
-        return self.prefect_ui_url or self.prefect_api.removesuffix("/api")
+        """Prefect's newer UI: its older one sends who is not signed in to a page that is not there."""
+        return self.prefect_ui_url or f"{self.prefect_api.removesuffix('/api')}/v2"
 
     @property
     def listener(self) -> str:
