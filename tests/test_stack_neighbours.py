@@ -18,6 +18,9 @@ import psutil
 import pytest
 from conftest import Running
 from playwright.sync_api import Browser, sync_playwright
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from dropflow.embedded.stores import find_weed
 from dropflow.samples import churn_csv
@@ -119,6 +122,23 @@ def test_without_its_password_prefect_lets_nobody_in(
     body = json.dumps({"name": "forged", "pull_steps": CODE}) if method == "POST" else None
     answer = httpx.request(method, running.settings.prefect_api + path, content=body, headers=sent)
     assert answer.status_code == 401
+
+
+def sign_in_by_websocket(address: str, protocols: list[Subprotocol] | None) -> None:
+    with connect(address, subprotocols=protocols) as socket:
+        socket.send(json.dumps({"type": "auth", "token": "dropflow:guessed"}))
+        while json.loads(socket.recv(timeout=10))["type"] != "auth_success":
+            pass
+
+
+@pytest.mark.parametrize("path", ["events/in", "events/out", "logs/out"])
+@pytest.mark.parametrize("protocols", [None, ["prefect"]])
+def test_nor_by_websocket_which_pages_of_any_site_may_open(
+    running: Running, path: str, protocols: list[Subprotocol] | None
+) -> None:
+    address = f"{running.settings.prefect_api.replace('http', 'ws', 1)}/{path}"
+    with pytest.raises((ConnectionClosed, InvalidStatus)):
+        sign_in_by_websocket(address, protocols)
 
 
 def test_the_store_hands_out_no_token_and_speaks_to_nobody_without_a_certificate(running: Running) -> None:

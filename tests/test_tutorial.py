@@ -219,6 +219,7 @@ class Newcomer:
             "ACCESS_KEY=...": f"ACCESS_KEY={stack.get('S3_ACCESS_KEY')}",
             "SECRET_KEY=...": f"SECRET_KEY={stack.get('S3_SECRET_KEY')}",
             "https://prefect.example.com/api": stack.get("PREFECT_API_URL"),
+            "PREFECT_AUTH=...": f"PREFECT_AUTH={stack.get('PREFECT_AUTH')}",
             # The ledger is not lost: another one is.
             "dropflow restore": "DROPFLOW_LEDGER_URL=sqlite:///another.sqlite dropflow restore",
         }
