@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from dropflow.errors import (
     SettingsError,
     TransientError,
 )
-from dropflow.listing import Listing, parse_listing
+from dropflow.listing import Listing, parse_listing, whole_number
 from dropflow.objects import ObjectRef, printable
 from dropflow.retry import retry
 from dropflow.settings import FileSecret, Settings
@@ -68,6 +68,7 @@ REFUSED_TO_DO = (
 DENIED_TO_DO = "check what the access key is permitted to do"
 NAMED_TO_DO = "check the key and bucket that it names"
 REDIRECTED_TO_DO = "check DROPFLOW_S3_ENDPOINT and DROPFLOW_S3_REGION: the bucket is elsewhere"
+UNTOLD_TO_DO = "copy it onto itself, or upload it again"
 _ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "400"}
 """The answer to a HEAD has no more than its number."""
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
@@ -99,26 +100,50 @@ def _errors(what: str) -> Iterator[None]:
         raise unreachable(what, error) from error
 
 
-def _etag(response: Any) -> str:
-    return str(response["ETag"]).strip('"')
-
-
 def _ref(bucket: str, key: str, answer: AWSResponse) -> ObjectRef:
-    """The object that a GET or HEAD has found."""
+    """The object that a GET or HEAD has found. Raises PermanentError where the answer does not tell which."""
     headers = answer.headers
-    modified = parsedate_to_datetime(headers["Last-Modified"])
-    return ObjectRef(bucket, key, _etag(headers), _length(answer), headers.get(_VERSION), modified)
+    etag, modified, length = _etag(headers), _moment(headers.get("Last-Modified")), _length(answer)
+    for name, told in (
+        ("ETag", etag),
+        ("Last-Modified", modified),
+        # A proxy may take it away.
+        ("Content-Length", length is not None or "Content-Length" not in headers),
+    ):
+        if not told:
+            raise _untold(bucket, key, name, headers.get(name, ""))
+    return ObjectRef(bucket, key, etag, length, headers.get(_VERSION), modified)
+
+
+def _untold(bucket: str, key: str, name: str, value: str) -> PermanentError:
+    told = f"an unreadable {name} of it ({value!r})" if value else f"no {name} of it"
+    what = printable(f"s3://{bucket}/{key}", 300)
+    return PermanentError(f"{what}: the store tells {printable(told)}: {UNTOLD_TO_DO}")
+
+
+def _etag(headers: Mapping[str, str]) -> str:
+    """Without its quotes; empty where there is none."""
+    return headers.get("ETag", "").strip('"')
+
+
+def _moment(date: str | None) -> datetime | None:
+    """None where there is none that can be read."""
+    try:
+        moment = parsedate_to_datetime(date or "")
+    except (ValueError, OverflowError):
+        return None
+    # Of "-0000" Python makes a time without a zone.
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _told_at(date: str | None) -> datetime:
-    """The store's own time of an answer."""
-    return parsedate_to_datetime(date) if date else datetime.now(UTC)
+    """The store's own time of an answer; ours where it does not tell."""
+    return _moment(date) or datetime.now(UTC)
 
 
 def _length(answer: AWSResponse) -> int | None:
-    """None where a proxy has taken it away."""
-    length = answer.headers.get("Content-Length")
-    return None if length is None else int(length)
+    """None where there is none that can be read."""
+    return whole_number(answer.headers.get("Content-Length", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +206,10 @@ class ObjectStore:
         return self._connect()
 
     def stat(self, bucket: str, key: str) -> ObjectRef:
-        """The object as it is now. Raises ObjectMissingError."""
+        """The object as it is now. Raises ObjectMissingError, or PermanentError where it is not told which.
+
+        So do all that read or write one.
+        """
         return self.head(bucket, key).ref
 
     def exists(self, bucket: str, key: str) -> bool:
@@ -223,16 +251,15 @@ class ObjectStore:
     def get(self, bucket: str, key: str) -> tuple[ObjectRef, bytes]:
         """The object as it is now, with its bytes. Raises ObjectMissingError."""
         with _errors(f"get s3://{bucket}/{key}"):
-            answer = self.transport.send("GET", bucket, key)
-            body = _body(answer).read()
-        return replace(_ref(bucket, key, answer), size=len(body)), body
+            opened = _opened_by(bucket, key, self.transport.send("GET", bucket, key))
+            body = opened.read()
+        return replace(opened.ref, size=len(body)), body
 
     @retry
     def open(self, bucket: str, key: str) -> "Opened":
         """The object as it is now, its bytes still to be read: to be closed. Raises ObjectMissingError."""
         with _errors(f"get s3://{bucket}/{key}"):
-            answer = self.transport.send("GET", bucket, key)
-        return Opened(_ref(bucket, key, answer), _body(answer))
+            return _opened_by(bucket, key, self.transport.send("GET", bucket, key))
 
     @retry
     def put(
@@ -262,8 +289,11 @@ class ObjectStore:
                 if "If-Match" in headers and error.response.get("Error", {}).get("Code") in _MISSING:
                     raise AlreadyExistsError(f"put s3://{bucket}/{key}: it was deleted meanwhile") from error
                 raise
+        etag = _etag(done)
+        if not etag:
+            raise _untold(bucket, key, "ETag", done.get("ETag", ""))
         size = body.stat().st_size if isinstance(body, Path) else len(body)
-        return ObjectRef(bucket, key, _etag(done), size, done.get(_VERSION))
+        return ObjectRef(bucket, key, etag, size, done.get(_VERSION))
 
     @retry
     def delete(self, bucket: str, key: str) -> None:
@@ -323,6 +353,16 @@ class ObjectStore:
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") not in _OWNED:
                     raise
+
+
+def _opened_by(bucket: str, key: str, answer: AWSResponse) -> Opened:
+    """The object that a GET has found. Raises PermanentError as `_ref` does."""
+    body = _body(answer)
+    try:
+        return Opened(_ref(bucket, key, answer), body)
+    except PermanentError:
+        body.close()
+        raise
 
 
 def _body(answer: AWSResponse) -> StreamingBody:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -613,6 +614,58 @@ def test_a_key_without_etag_is_resolved_by_the_store(listener: Listener) -> None
     listener.dispatcher.dispatch()
     (entry,) = listener.ledger.find("raw", "churn/a.csv")
     assert (entry.ref.etag, entry.ref.size) == (ref.etag, 3)
+    assert len(listener.prefect.events) == 1
+
+
+class Sparing(MemoryStore):
+    """A store that tells the ETag of no object in a listing, and of those with `bare` in their key never."""
+
+    def stat(self, bucket: str, key: str) -> ObjectRef:
+        if "bare" in key:
+            raise PermanentError(f"s3://{bucket}/{key}: the store tells no ETag of it")
+        return super().stat(bucket, key)
+
+    def list(self, bucket: str, prefix: str = "") -> Iterator[ObjectRef]:
+        return (replace(ref, etag="") for ref in super().list(bucket, prefix))
+
+
+def test_an_object_whose_etag_is_never_told_fails_once_and_keeps_no_other_up(ledger: Ledger) -> None:
+    listener = make_listener(ledger, Sparing(), load_datasets(PROJECT / "datasets"))
+    bare, good = listener.put("churn/bare.csv"), listener.put("churn/good.csv")
+    for _ in range(3):
+        listener.sweep()
+        listener.dispatcher.dispatch()
+        assert listener.ledger.unmatched(9) == []
+    reason = "s3://raw/churn/bare.csv: the store tells no ETag of it"
+    assert listener.fate(bare.key) == (Fate.FAILED, reason)
+    assert listener.failed == [(bare.key, reason)]
+    assert listener.prefect.batches() == [[good.key]]
+    listener.receipt(good)
+    listener.settler.look()
+    listener.sweep()
+    listener.dispatcher.dispatch()
+    (entry,) = listener.ledger.find("raw", good.key)
+    assert (entry.ref.etag, entry.fate) == (good.etag, Fate.PROCESSED)
+
+
+def test_a_run_that_hears_of_no_etag_has_its_object_failed_once(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = listener.put("churn/bare.csv")
+    listener.sweep()
+    listener.dispatcher.dispatch()
+    reason = f"{ref.url}: the store tells no ETag of it"
+
+    def untold(*_: str) -> ObjectRef:
+        raise PermanentError(reason)
+
+    monkeypatch.setattr(ObjectStore, "stat", untold)
+    listener.prefect.run(ref.key, kind="FAILED", message=reason)
+    for _ in range(2):
+        listener.settler.look()
+        listener.sweep()
+        listener.dispatcher.dispatch()
+    assert listener.fate(ref.key) == (Fate.FAILED, reason)
     assert len(listener.prefect.events) == 1
 
 

@@ -2,10 +2,13 @@
 
 import io
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 import pytest
 import tenacity
@@ -13,6 +16,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from serving import QuietHandler, serving
 from weed import weed
 
 from dropflow import retry, storage
@@ -206,6 +210,82 @@ def test_metadata_comes_back_with_the_head(store: ObjectStore) -> None:
 def test_an_objects_age_is_told_by_the_stores_own_clock() -> None:
     failing = Failing(date="Sat, 21 Nov 2026 12:01:30 GMT")
     assert failing.store().head("raw", "k").age == 90
+
+
+TOLD = {"ETag": '"e"', "Last-Modified": "Sat, 21 Nov 2026 12:00:00 GMT", "Content-Length": "3"}
+
+
+class Sparing(QuietHandler):
+    """A store that tells of an object what its key says: `ETag=` for an empty one, `ETag` for none."""
+
+    def do_GET(self) -> None:
+        name, is_there, value = unquote(self.path).rpartition("/")[2].partition("=")
+        self.send_response(200)
+        for header, good in TOLD.items():
+            if header != name or is_there:
+                self.send_header(header, value if header == name else good)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(b"abc")
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def do_PUT(self) -> None:  # noqa: N802
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+
+@pytest.fixture
+def sparing() -> Iterator[ObjectStore]:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Sparing)) as server:
+        place = {"s3_endpoint": f"http://127.0.0.1:{server.server_port}"}
+        yield connect(Settings.model_validate({**place, "s3_access_key": "a", "s3_secret_key": "hush"}))
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("ETag", "no ETag of it"),
+        ('ETag=""', "an unreadable ETag of it ('\"\"')"),
+        ("Last-Modified", "no Last-Modified of it"),
+        ("Last-Modified=yesterday", "an unreadable Last-Modified of it ('yesterday')"),
+        ("Last-Modified=Sat, 21 Nov 99999 12:00:00 GMT", "an unreadable Last-Modified of it"),
+        ("Content-Length=much", "an unreadable Content-Length of it ('much')"),
+        ("Content-Length=-3", "an unreadable Content-Length of it ('-3')"),
+        (f"Content-Length={2**63}", "an unreadable Content-Length of it"),
+    ],
+)
+def test_an_object_that_its_store_does_not_tell_of_is_an_error_of_that_object(
+    sparing: ObjectStore, key: str, told: str
+) -> None:
+    assert sparing.stat("raw", "good.csv") == ObjectRef("raw", "good.csv", "e", 3)
+    for read in (sparing.stat, sparing.get, sparing.open, sparing.exists):
+        with pytest.raises(PermanentError) as raised:
+            read("raw", key)
+        assert str(raised.value).startswith(f"s3://raw/{key}: the store tells {told}"), read
+        assert str(raised.value).endswith("copy it onto itself, or upload it again")
+
+
+def test_a_write_that_is_answered_with_an_empty_etag_is_an_error_of_that_object(sparing: ObjectStore) -> None:
+    assert sparing.put("raw", "good.csv", b"abc", "text/csv").etag == "e"
+    with pytest.raises(PermanentError, match=r"^s3://raw/ETag=: the store tells no ETag of it"):
+        sparing.put("raw", "ETag=", b"abc", "text/csv")
+
+
+def test_times_that_are_told_oddly_are_times_all_the_same(sparing: ObjectStore) -> None:
+    noon = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    # Of "-0000" Python makes a time that can be compared with no other.
+    assert sparing.stat("raw", "Last-Modified=Sat, 21 Nov 2026 12:00:00 -0000").modified == noon
+    assert abs(Failing(date="whenever").store().head("raw", "k").age) > 1
+
+
+def test_an_entry_of_a_listing_without_etag_hides_no_other() -> None:
+    bare = ITEM.replace(b"&quot;e1&quot;", b"").replace(b"13.250Z", b"13") % b"bare"
+    page = parse_listing("raw", ANSWERS["without one"] % (ITEM % b"a" + bare + ITEM % b"b"))
+    assert [(ref.key, ref.etag) for ref in page.refs] == [("a", "e1"), ("bare", ""), ("b", "e1")]
+    assert all(ref.modified and ref.modified.tzinfo for ref in page.refs)
+    with pytest.raises(ValueError, match="the size of k is '9223372036854775808'"):
+        parse_listing("raw", ANSWERS["without one"] % (ITEM.replace(b">7<", b">%d<" % 2**63) % b"k"))
 
 
 def test_missing_objects_are_told_apart(store: ObjectStore) -> None:
