@@ -20,7 +20,8 @@ class Reading(BaseModel):
     """How the bytes of a raw file become a table. What is `auto` is found out from the file.
 
     `delimiter`, `decimal` and `thousands` are of CSV, `encoding` of CSV and JSON lines, `sheet` (its name,
-    or its number from 0) of Excel. `max_bytes` is the most a file may have after decompression.
+    or its number from 0) of Excel. `max_bytes` is the most a file may have after decompression, where a
+    text counts in every cell that it stands in.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

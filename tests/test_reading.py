@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from dropflow.errors import RejectedError, SettingsError
 from dropflow.formats import Reading
 from dropflow.samples import churn_csv
-from flows.reading import read, read_csv
+from flows.reading import read, read_csv, stream_fast
 from flows.reading.compression import expand
 
 SMALL = Reading(max_bytes="4MB")
@@ -354,27 +354,37 @@ def bomb(chunk: bytes, times: int) -> bytes:
 
 MEASURED = """
 import resource, sys, time
+resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30,) * 2)
 from dropflow.errors import RejectedError
 from dropflow.formats import Reading
-from flows.reading import read
+from flows.reading import read, stream_fast
 content = open(sys.argv[1], "rb").read()
 before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
 try:
-    read(content, "x.csv", Reading(max_bytes=sys.argv[2]), [])
+    %s
 except RejectedError as error:
     print(error)
 print(time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
+WHOLE = MEASURED % 'read(content, "x.csv", Reading(max_bytes=sys.argv[2]), [])'
+IN_PIECES = (
+    MEASURED % "all(len(x) for x in stream_fast([content], Reading(max_bytes=sys.argv[2]), [], 2**24))"
+)
+
+
+def in_a_process(path: Path, limit: str, program: str = WHOLE) -> list[str]:
+    """Why the file is rejected there; and the seconds, and the KiB, that this took."""
+    command = [sys.executable, "-c", program, str(path), limit]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=120
+    ).stdout.splitlines()
 
 
 @pytest.mark.parametrize(("chunk", "limit"), [(b"\0", "4GiB"), (b"a,b\n", "1GB")])
 def test_a_bomb_takes_neither_time_nor_memory(tmp_path: Any, chunk: bytes, limit: str) -> None:
     path = tmp_path / "bomb.gz"
     path.write_bytes(bomb(chunk * (2**24 // len(chunk)), 640 if chunk == b"\0" else 80))
-    told = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(path), limit], capture_output=True, text=True, check=True
-    ).stdout
-    reason, measured = told.splitlines()
+    reason, measured = in_a_process(path, limit)
     seconds, kib = measured.split()
     assert "once decompressed" in reason
     assert float(seconds) < 30
@@ -461,6 +471,31 @@ def test_parquet_that_expands_is_rejected_before_it_does() -> None:
     started = time.monotonic()
     rejected(content, "more than", max_bytes="1GB")
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("program", [WHOLE, IN_PIECES], ids=["whole", "in pieces"])
+@pytest.mark.parametrize("short", [0, 5_000])
+def test_a_small_parquet_of_much_text_is_rejected_before_it_takes_memory(
+    tmp_path: Path, program: str, short: int
+) -> None:
+    """A text of 20 MB in a dictionary, for each of 100,000 rows; the first rows may have another."""
+    codes = pa.array([1] * short + [0] * 100_000, pa.int32())
+    texts = pa.DictionaryArray.from_arrays(codes, ["x" * 20_000_000, "y"])
+    path = tmp_path / "table"
+    # Without pyarrow's own schema nothing says that the column is one of codes.
+    path.write_bytes(parquet({"n": pa.nulls(len(codes), pa.int8()), "t": texts}, store_schema=False))
+    assert path.stat().st_size < 2_000_000
+    reason, measured = in_a_process(path, "200MB", program)
+    assert re.match(r"its table, mostly column t, holds [\d,]+ bytes, as a text counts in every cell", reason)
+    assert int(measured.split()[1]) < 250_000
+
+
+def test_a_dictionary_counts_once_for_each_row_and_not_for_each_piece() -> None:
+    codes = pa.array([number % 2_000 for number in range(200_000)], pa.int32())
+    texts = [f"{number:0500}" for number in range(2_000)]
+    content = parquet({"t": pa.DictionaryArray.from_arrays(codes, texts)}, store_schema=False)
+    pieces = stream_fast([content], Reading(max_bytes="110MB"), [], 2**20)
+    assert sum(map(len, pieces)) == 200_000
 
 
 def test_encrypted_columns_are_told() -> None:
@@ -598,6 +633,48 @@ def test_workbooks_that_harm() -> None:
         workbook([["n", "t"], [1, "a"]]), SHEET, lambda x: re.sub(rb'ref="A1[^"]*"', b'ref="A1"', x)
     )
     assert table(small).shape == (1, 2)
+
+
+TYPES = "[Content_Types].xml"
+
+
+def with_shared_text(text: bytes, rows: int) -> bytes:
+    """A workbook that has `text` once, and `rows` rows in which column t holds it."""
+    plain = workbook([["t", "n"], *(["MARK", number] for number in range(rows))], titles=("Data",))
+    shared = edited(
+        plain, SHEET, lambda x: x.replace(b't="inlineStr"><is><t>MARK</t></is>', b't="s"><v>0</v>')
+    )
+    main = b"http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    kind = b"application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    named = b'<Override PartName="/xl/sharedStrings.xml" ContentType="%s"/></Types>' % kind
+    shared = edited(shared, TYPES, lambda x: x.replace(b"</Types>", named))
+    buffer = io.BytesIO(shared)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/sharedStrings.xml", b'<sst xmlns="%s"><si><t>%s</t></si></sst>' % (main, text))
+    return buffer.getvalue()
+
+
+def test_a_text_that_stands_in_many_cells_counts_in_each() -> None:
+    content = with_shared_text("ü".encode() * 1000, 50)
+    assert table(content, max_bytes=101_000)["t"].str.len().sum() == 50_000
+    told = rejected(content, "sheet Data, mostly column t, holds ", max_bytes=99_000)
+    assert "holds 100,002 bytes" in told
+    assert "more than the 99,000 that may be read; split it, or raise max_bytes" in told
+    content = edited(
+        with_shared_text(b"x" * 30_000, 1),
+        SHEET,
+        lambda x: re.sub(rb't="inlineStr"><is><t>[tn]</t></is>', b't="s"><v>0</v>', x),
+    )
+    rejected(content, "sheet Data, mostly column 1, holds 60,000 bytes", max_bytes=59_000)
+
+
+def test_a_small_workbook_of_much_text_is_rejected_before_it_takes_memory(tmp_path: Path) -> None:
+    path = tmp_path / "book"
+    path.write_bytes(with_shared_text(b"x" * 20_000_000, 100))
+    assert path.stat().st_size < 50_000
+    reason, measured = in_a_process(path, "200MB")
+    assert reason.startswith("sheet Data, mostly column t, holds 200,000,002 bytes")
+    assert int(measured.split()[1]) < 200_000
 
 
 def test_without_openpyxl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 import importlib
 import io
+import itertools
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ from dropflow.formats import Reading
 from dropflow.objects import printable
 from flows.reading.columns import CELL_BYTES, MOST_COLUMNS, frame_of, named_columns
 from flows.reading.compression import CONTENT_TYPES, ZIP_ERRORS, archive_of, check_member, chunks
-from flows.reading.rejections import said, too_large
+from flows.reading.rejections import bytes_of, said, too_large, too_much_text
 from flows.reading.signatures import MAGIC, ZIP
 
 MOST_EXCEL_ROWS = 1_048_576
@@ -93,22 +94,39 @@ def _cells(sheet: Any, reading: Reading) -> tuple[list[str], list[tuple[Any, ...
     sheet.reset_dimensions()
     header: list[str] = []
     rows: list[tuple[Any, ...]] = []
+    text = 0
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
         if number > MOST_EXCEL_ROWS or len(row) > MOST_COLUMNS:
             raise RejectedError(f"has more than Excel's {MOST_EXCEL_ROWS:,} rows or {MOST_COLUMNS:,} columns")
         if row.count(None) == len(row):
             continue
+        text += _text(row)
+        if text > reading.max_bytes:
+            longest = _longest(header, [*rows, row])
+            raise too_much_text(reading, f"sheet {printable(sheet.title, 40)}, mostly {longest},", text)
         if not header:
             header = named_columns(["" if name is None else str(name) for name in _trimmed(row)])
             continue
         if row[len(header) :].count(None) < len(row) - len(header):
             raise RejectedError(f"has values right of its header's {len(header):,} columns in row {number:,}")
         rows.append(row[: len(header)] + (None,) * (len(header) - len(row)))
-        if len(rows) * len(header) * CELL_BYTES > reading.max_bytes:
+        if len(rows) * len(header) * CELL_BYTES + text > reading.max_bytes:
             raise too_large(reading)
     if not header:
         raise RejectedError("is blank: its sheet has no header and no rows")
     return header, rows
+
+
+def _text(values: Sequence[Any]) -> int:
+    """Bytes of the texts among them: each counts, also where the file has one for many cells."""
+    return sum(bytes_of(value) for value in values if isinstance(value, str))
+
+
+def _longest(header: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:
+    """Where most of the text is."""
+    sizes = [_text(column) for column in itertools.zip_longest(*rows)]
+    place = sizes.index(max(sizes))
+    return f"column {printable(header[place], 40) if place < len(header) else place + 1}"
 
 
 def _trimmed(row: tuple[Any, ...]) -> tuple[Any, ...]:

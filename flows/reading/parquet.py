@@ -1,7 +1,8 @@
 """Parquet to a DataFrame."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -17,7 +18,7 @@ from dropflow.formats import Reading
 from dropflow.objects import printable
 from flows.reading.columns import EXACT, NO_NUMBER, check_names
 from flows.reading.disk import check_room
-from flows.reading.rejections import ARROW_ERRORS, said, too_large
+from flows.reading.rejections import ARROW_ERRORS, said, too_large, too_much_text
 from flows.reading.signatures import PARQUET, PARQUET_ENCRYPTED
 
 BUFFER = 2**20
@@ -28,6 +29,8 @@ FIRST = 1_000
 """Rows of a row group that are looked at first."""
 MOST_GROWTH = 4
 """Times the size of a piece that its texts may take."""
+MOST_AT_ONCE = 2**28
+"""Bytes of a column that is not read as codes, were all its rows the longest text of its dictionary."""
 
 
 def read(content: bytes, reading: Reading, numbers: Collection[str]) -> pd.DataFrame:
@@ -60,9 +63,13 @@ def stream(
             _check(file, reading)
             _look_at_columns(file)
             whole = {name: _kind_of_whole(file, name) for name in _whole_columns(file.schema_arrow)}
-            coded = _opened(source.name, read_dictionary=_repeating(file))
-            row = _bytes_of_a_row(coded)
-        check_room(Path(source.name).parent, row * file.metadata.num_rows)
+            stored = _stored_bytes_of_a_row(file)
+            most = int(size // stored) + 1
+            long = _long_texts(_opened(source.name, read_dictionary=_dictionaries(file)), most)
+            coded = _opened(source.name, read_dictionary=[*_repeating(file), *long])
+            row = max(stored, _bytes_of_first_rows(coded, min(FIRST, most)))
+        # More is never read.
+        check_room(Path(source.name).parent, min(row * file.metadata.num_rows, reading.max_bytes))
         pieces = _pieces(coded, reading, size, row)
         while True:
             with _errors():
@@ -96,14 +103,17 @@ def _frame(table: Any) -> pd.DataFrame:
     return frame
 
 
-def _bytes_of_a_row(file: Any) -> float:
-    """Once it is read: as stored, or as the first rows of a row group are, whose texts may repeat."""
+def _stored_bytes_of_a_row(file: Any) -> float:
     metadata = file.metadata
-    groups = range(metadata.num_row_groups)
-    stored = sum(metadata.row_group(number).total_byte_size for number in groups)
-    most: float = max(stored / metadata.num_rows, sum(_width(field.type) for field in file.schema_arrow), 1)
-    for number in groups:
-        first = next(file.iter_batches(batch_size=FIRST, row_groups=[number], use_threads=False), None)
+    stored = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    return float(max(stored / metadata.num_rows, sum(_width(field.type) for field in file.schema_arrow), 1))
+
+
+def _bytes_of_first_rows(file: Any, rows: int) -> float:
+    """Of each of the first rows of a row group, whose texts may repeat, once they are read."""
+    most: float = 0
+    for number in range(file.metadata.num_row_groups):
+        first = next(file.iter_batches(batch_size=rows, row_groups=[number], use_threads=False), None)
         if first is not None and first.num_rows:
             table = pa.Table.from_batches([first])
             most = max(most, sum(_plain_bytes(column) for column in table.columns) / first.num_rows)
@@ -111,12 +121,16 @@ def _bytes_of_a_row(file: Any) -> float:
 
 
 def _pieces(file: Any, reading: Reading, size: int, row: float) -> Iterator[Any]:
-    """Tables of plain columns, some `size` bytes each, or one row."""
+    """Tables of plain columns, some `size` bytes each, or one row. Raises RejectedError."""
+    taken: Counter[str] = Counter()
     for batch in file.iter_batches(batch_size=max(1, int(size // row)), use_threads=False):
         table = pa.Table.from_batches([batch])
         table.validate(full=True)
         # Codes hide how long the texts are that stand in every row.
-        parts = sum(_plain_bytes(column) for column in table.columns) // (MOST_GROWTH * size) + 1
+        sizes = _plain_sizes(table)
+        taken.update(sizes)
+        _check_sizes(taken, reading)
+        parts = sum(sizes.values()) // (MOST_GROWTH * size) + 1
         rows = -(-table.num_rows // parts)
         for first in range(0, table.num_rows, max(rows, 1)):
             yield _made_plain(table.slice(first, rows), reading)
@@ -139,6 +153,39 @@ def _repeating(file: Any) -> list[str]:
         ):
             names.append(name)
     return names
+
+
+def _dictionaries(file: Any) -> list[str]:
+    """Texts that may be read as codes, and of which one may stand in many rows.
+
+    A column whose texts are stored as what differs from the one before cannot be read as codes.
+    """
+    metadata = file.metadata
+    names = []
+    for place, name in enumerate(file.schema_arrow.names):
+        chunks = [metadata.row_group(number).column(place) for number in range(metadata.num_row_groups)]
+        if str(metadata.schema.column(place).physical_type) == "BYTE_ARRAY" and any(
+            chunk.has_dictionary_page for chunk in chunks
+        ):
+            delta = any("DELTA_BYTE_ARRAY" in chunk.encodings for chunk in chunks)
+            names += [] if delta else [name]
+    return names
+
+
+def _long_texts(file: Any, rows: int) -> list[str]:
+    """Columns with a text in a dictionary of which so many rows would take too much at once.
+
+    With its first row comes a row group's whole dictionary.
+    """
+    long: set[str] = set()
+    for number in range(file.metadata.num_row_groups):
+        first = next(file.iter_batches(batch_size=1, row_groups=[number], use_threads=False), None)
+        for name, column in zip(first.schema.names, first.columns, strict=True) if first else ():
+            if pa.types.is_dictionary(column.type) and _has_lengths(column.type.value_type):
+                longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+                if longest * rows > MOST_AT_ONCE:
+                    long.add(name)
+    return sorted(long)
 
 
 def _whole_columns(schema: Any) -> list[str]:
@@ -176,8 +223,7 @@ def _table(content: bytes, reading: Reading) -> Any:
             if _may_expand(file.metadata, place, reading)
         ]
     table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=coded).read(use_threads=False)
-    if sum(_plain_bytes(column) for column in table.columns) > reading.max_bytes:
-        raise too_large(reading)
+    _check_sizes(_plain_sizes(table), reading)
     table.validate(full=True)
     return _made_plain(table, reading)
 
@@ -256,14 +302,29 @@ def _storage(kind: Any) -> Any:
     return kind
 
 
+def _plain_sizes(table: Any) -> dict[str, int]:
+    columns = zip(table.column_names, table.columns, strict=True)
+    return {name: _plain_bytes(column) for name, column in columns}
+
+
+def _check_sizes(sizes: Mapping[str, int], reading: Reading) -> None:
+    """Raises RejectedError where the columns take too much without codes."""
+    total = sum(sizes.values())
+    if total > reading.max_bytes:
+        longest = printable(max(sizes, key=sizes.__getitem__), 40)
+        raise too_much_text(reading, f"its table, mostly column {longest},", total)
+
+
 def _plain_bytes(column: Any) -> int:
     """What the column takes without codes, in bytes."""
     size = 0
     for chunk in column.chunks:
-        size += chunk.nbytes
         if pa.types.is_dictionary(chunk.type) and _has_lengths(chunk.type.value_type):
             lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
-            size += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+            # The dictionary, which comes with each piece, is not part of what it takes.
+            size += chunk.indices.nbytes + (pc.sum(lengths.take(chunk.indices)).as_py() or 0)
+        else:
+            size += chunk.nbytes
     return size
 
 
