@@ -85,6 +85,11 @@ def _excess(pid: int, limits: Limits, seconds: float) -> Excess | None:
     return None
 
 
+def taken_by(leader: int) -> int:
+    """Bytes of a run's processes; of what they share with others their part."""
+    return sum(map(_proportional, _session(leader)))
+
+
 def end_session(leader: int) -> None:
     """Kill what is left of a run's processes, also those that are being started meanwhile.
 

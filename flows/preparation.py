@@ -35,6 +35,7 @@ from dropflow.receipts import Receipt, commit_receipt, standing_receipt
 from dropflow.storage import ObjectStore, Opened
 from flows import steps
 from flows.encoding import encode
+from flows.memory import refusals_told
 from flows.outofcore import Done, OutOfCore, why_not
 from flows.outputs import Quarantine, publish, remove_orphan
 from flows.preprocessors import Preprocessor, save
@@ -148,13 +149,14 @@ class Preparation:
             return "rejected", _told(known), 0
         done: Made | None
         try:
-            if self._is_large(ref, preprocessor):
-                # It is read in a way of its own, which takes long.
-                opened.close()
-                done = self._make_large(ref, fingerprint, preprocessor)
-            else:
-                ref, content = self.stage("read", read, self.store, opened)
-                done = self._make(ref, content, fingerprint, preprocessor)
+            with refusals_told():
+                if self._is_large(ref, preprocessor):
+                    # It is read in a way of its own, which takes long.
+                    opened.close()
+                    done = self._make_large(ref, fingerprint, preprocessor)
+                else:
+                    ref, content = self.stage("read", read, self.store, opened)
+                    done = self._make(ref, content, fingerprint, preprocessor)
         except RejectedError as error:
             remove_orphan(self.store, self.dataset, key, self.orphan_seconds)
             done = {"fate": "rejected", "reason": str(error)}
@@ -194,8 +196,9 @@ class Preparation:
 
     def _fit(self, ref: ObjectRef) -> Preprocessor:
         """A new version of the preprocessor, fitted on this object."""
-        ref, content = self.stage("read", self.store.get, ref.bucket, ref.key)
-        learnt = self.transformation.learn(ref, content)
+        with refusals_told():
+            ref, content = self.stage("read", self.store.get, ref.bucket, ref.key)
+            learnt = self.transformation.learn(ref, content)
         facts = {"rows": learnt.rows, "reference": learnt.reference, "run_id": self.run_id}
         place = {"bucket": ref.bucket, "key": ref.key, "etag": ref.etag}
         made = save(self.store, self.dataset, learnt.fitted, another=self.refit, **place, **facts)

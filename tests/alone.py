@@ -6,6 +6,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 from command_line import processes
 from memory_store import MemoryStore
 
@@ -22,13 +23,15 @@ class Alone:
     """Prepares a file, and tells result, message and the MiB it took beyond the file."""
 
     folder: Path
+    spare: int = MOST_BYTES
+    """Bytes that it may take beyond what it has when it begins."""
 
     def __call__(self, dataset: Dataset, content: bytes) -> tuple[str, str, int]:
         # Not through the pipe, whose copies would hide what is taken later.
         raw = self.folder / "raw"
         raw.write_bytes(content)
         ours, theirs = Pipe(duplex=False)
-        process = processes.Process(target=_prepare, args=(dataset, raw, theirs))
+        process = processes.Process(target=_prepare, args=(dataset, raw, theirs, self.spare))
         process.start()
         theirs.close()
         try:
@@ -40,10 +43,11 @@ class Alone:
             process.join()
 
 
-def _prepare(dataset: Dataset, raw: Path, pipe: Connection) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+def _prepare(dataset: Dataset, raw: Path, pipe: Connection, spare: int) -> None:
     store = MemoryStore()
     store.put("raw", KEY, raw.read_bytes(), "text/csv")
+    most = min(MOST_BYTES, psutil.Process().memory_info().vms + spare)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     before = _peak_kib()
     done = Preparation(store, dataset, "run").prepare(KEY)  # type: ignore[arg-type]
     pipe.send((done.result, done.message, (_peak_kib() - before) // 1024))

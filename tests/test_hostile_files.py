@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from alone import Alone
 from hypothesis import given
@@ -25,6 +27,7 @@ from dropflow.datasets import Dataset
 from dropflow.errors import RejectedError
 from dropflow.receipts import Receipt, read_receipt
 from dropflow.report import to_html
+from flows import memory, steps
 from flows.encoding import encode
 from flows.preparation import Preparation
 from flows.preprocessors import Preprocessor, cards, load
@@ -150,6 +153,61 @@ def test_a_gzip_bomb_is_rejected_before_it_is_held(alone: Alone) -> None:
     assert result == "rejected"
     assert "has more than 200,000,000 bytes once decompressed" in message
     assert mebibytes < 400
+
+
+LONG = "x" * 1000
+
+
+def much_text(kind: str) -> bytes:
+    """300 MB of it, as a file of this kind."""
+    texts = [LONG] * 300_000
+    if kind == "parquet":
+        buffer = io.BytesIO()
+        pd.DataFrame({"c": texts}).to_parquet(buffer)
+        return buffer.getvalue()
+    if kind == "jsonl":
+        return lines({"c": LONG}).encode() * len(texts)
+    content = b"c\n" + f"{LONG}\n".encode() * len(texts)
+    return {"csv": content, "gzip": gzip.compress(content, 1), "latin-1": content + b"\xe9"}[kind]
+
+
+@pytest.mark.parametrize("kind", ["csv", "gzip", "parquet", "jsonl", "latin-1"])
+def test_a_file_that_takes_more_memory_than_a_run_can_have_is_rejected(tmp_path: Path, kind: str) -> None:
+    reading = (
+        {"encoding": "latin-1"} if kind == "latin-1" else {"format": "jsonl" if kind == "jsonl" else "auto"}
+    )
+    result, message, _ = Alone(tmp_path, spare=250 * 2**20)(
+        declared({"c": "text"}, read=reading), much_text(kind)
+    )
+    assert (result, "s3://raw/h/a.csv takes more memory than a run can have" in message) == (
+        "rejected",
+        True,
+    ), message
+    assert message.endswith(
+        "split it, or prepare it on a machine with more memory; a damaged file is to be sent again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("available", "own", "result"),
+    [(4, 10, "interrupted"), (4, 60, "rejected"), (6, 10, "rejected")],
+)
+def test_memory_that_others_hold_is_no_fault_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, available: int, own: int, result: str
+) -> None:
+    """Per cent of the machine's memory: what is left, and what the run holds itself."""
+
+    def refused(*_: object) -> pd.DataFrame:
+        raise MemoryError("Unable to allocate 7 GiB")
+
+    machine = SimpleNamespace(total=100, available=available, used=100 - available)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
+    monkeypatch.setattr(memory, "taken_by", lambda _leader: own)
+    monkeypatch.setattr(steps, "apply", refused)
+    done = prepare(declared({"n": "number"}, {"scale": {"columns": ["n"]}}), "n\n1\n2\n")
+    assert done.result == result
+    assert "(Unable to allocate 7 GiB)" in done.message
+    assert (done.receipt is None) == (result == "interrupted")
 
 
 def distinct(number: int, values: Callable[[int], object] = lambda _: 1) -> bytes:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from dropflow.errors import RejectedError
 from dropflow.formats import Reading
+from flows.memory import refusals_told
 from flows.reading import (
     columns,
     compression,
@@ -79,13 +80,18 @@ def read(content: bytes, name: str, reading: Reading, numbers: Collection[str]) 
     `name` is the object's key: only its ending is asked, and only where the bytes do not tell their format.
     Columns not in `numbers` stay text in formats without types. Returns a frame of at least one row, with a
     plain index and distinct names. Raises RejectedError with what is wrong and where, SettingsError when
-    Excel is to be read and openpyxl is not installed.
+    Excel is to be read and openpyxl is not installed, TransientError where others hold the memory.
     """
+    with refusals_told():
+        return _read(content, name, reading, frozenset(numbers))
+
+
+def _read(content: bytes, name: str, reading: Reading, numbers: frozenset[str]) -> pd.DataFrame:
     if not content:
         raise RejectedError("is empty (0 bytes): the upload may have been cut off; send it again")
     content, member = expand(content, reading)
     kind = _by_magic(content) or _by_ending(name, member) if reading.format == "auto" else reading.format
-    frame = _READERS[kind](content, reading, frozenset(numbers))
+    frame = _READERS[kind](content, reading, numbers)
     if frame.empty:
         raise RejectedError("has a header but no rows: nothing to prepare")
     return frame

@@ -63,6 +63,8 @@ def _stream(content: bytes, codec: str, reading: Reading) -> bytes:
 
     try:
         return _inflated(opened, len(content), reading)
+    except MemoryError:
+        raise  # of pyarrow's errors, the one that says nothing of the file
     except ARROW_ERRORS as error:
         raise RejectedError(
             f"is a damaged {codec} file ({said(error)}): the upload may have been cut off; send it again"

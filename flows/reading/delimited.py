@@ -126,6 +126,8 @@ def _errors(delimiter: str) -> Iterator[None]:
             "UTF-8, or say in the dataset's file how it is written: read: {encoding: latin-1}"
         ) from error
     except (csv.Error, ValueError, OverflowError) as error:
+        if "out of memory" in str(error):
+            raise MemoryError(str(error)) from error
         # pandas' ParserError and EmptyDataError are ValueErrors.
         raise RejectedError(f"is no readable CSV: {printable(str(error), 200)}") from error
 

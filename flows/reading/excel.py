@@ -37,7 +37,7 @@ def read(content: bytes, reading: Reading, numbers: Collection[str]) -> pd.DataF
                 io.BytesIO(content), read_only=True, data_only=True, keep_links=False
             )
             names, rows = _cells(_sheet(book, reading.sheet), reading)
-    except RejectedError:
+    except (RejectedError, MemoryError):
         raise
     except Exception as error:
         # openpyxl trusts what it reads: a damaged workbook raises whatever comes of that.

@@ -90,7 +90,9 @@ def _errors() -> Iterator[None]:
     """What pyarrow says of a file, as our own."""
     try:
         yield
-    except (*ARROW_ERRORS, MemoryError) as error:
+    except MemoryError:
+        raise
+    except ARROW_ERRORS as error:
         if re.search("crypt", str(error), re.IGNORECASE):
             raise RejectedError("is an encrypted Parquet file: write it without encryption") from error
         raise RejectedError(f"is no readable Parquet file: {said(error)}") from error

@@ -84,6 +84,8 @@ def _particular() -> Iterator[None]:
     """What Arrow says of a file."""
     try:
         yield
+    except MemoryError:
+        raise
     except (pa.ArrowException, ValueError) as error:
         raise NotPlainError(str(error).splitlines()[0][:200]) from error
 
