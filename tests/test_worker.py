@@ -16,13 +16,15 @@ from uuid import UUID, uuid4
 
 import pytest
 from conftest import wait_until
+from prefect.client.schemas.objects import State
 
 from dropflow.errors import PermanentError
 from dropflow.settings import Settings
 from flows import worker
 from flows.alive import touch_for_ever
+from flows.limits import CROWDED, Excess, Limits
 from flows.steps import own_function
-from flows.worker import Doubts, is_abandoned, mark_crashed_runs, worker_name
+from flows.worker import Doubts, WarmWorker, is_abandoned, mark_crashed_runs, worker_name
 
 NOBODY = 2**31 - 1
 """Above every pid that Linux or macOS gives."""
@@ -137,6 +139,34 @@ def test_an_own_run_that_ended_without_a_word_is_marked_at_the_second_look(
     assert client.crashed == []
     assert asyncio.run(mark_crashed_runs("pool", own, doubts)) == 1
     assert client.crashed == [mute.id]
+
+
+def test_the_place_of_a_crowded_run_stays_taken_while_those_beside_it_are_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Begun anew at once, it would meet the same runs."""
+    reported: list[str] = []
+
+    async def watched(*_: object) -> tuple[int, Excess]:
+        return -9, Excess(CROWDED, "took the most")
+
+    async def report(_flow_run: object, state: State[Any]) -> None:
+        reported.append(state.name or "")
+
+    async def ends() -> None:
+        mine = WarmWorker(work_pool_name="p", settings=Settings())
+        monkeypatch.setattr(mine._template, "start", lambda *_: SimpleNamespace(pid=NOBODY))
+        monkeypatch.setattr(mine, "_watched", watched)
+        monkeypatch.setattr(mine, "_report", report)
+        mine._at_work.add(1)
+        configuration = SimpleNamespace(env={}, labels={}, limits=lambda _: Limits(1, 1))
+        run = asyncio.create_task(mine.run(SimpleNamespace(id=uuid4()), configuration))  # type: ignore[arg-type]
+        await asyncio.sleep(0.5)
+        assert (reported, run.done()) == ([CROWDED], False)
+        mine._at_work.clear()
+        await asyncio.wait_for(run, 5)
+
+    asyncio.run(ends())
 
 
 @pytest.mark.parametrize(
