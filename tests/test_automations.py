@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.server.events.schemas.events import Resource, ResourceSpecification
 from prefect.types import _datetime
 
 import automations.server
@@ -88,11 +89,28 @@ def test_without_a_block_the_breaker_pauses_and_tells_nobody() -> None:
     assert str(action.deployment_id) == VALUES["deployment_id"]
 
 
-@pytest.mark.parametrize("name", ["breaker", "on_failure", "on_trained"])
+@pytest.mark.parametrize("name", ["on_failure", "on_trained"])
 def test_every_bad_end_of_a_run_is_told(name: str) -> None:
     (definition,) = (d for d in load_definitions(PROJECT / "automations") if d.path.stem == name)
     bad = {f"prefect.flow-run.{state}" for state in (*PERMANENT, "Crashed")}
     assert bad <= definition.fill(VALUES).trigger.expect
+
+
+def test_the_breaker_counts_nothing_that_a_file_alone_can_bring_about() -> None:
+    (breaker,) = (d for d in load_definitions(PROJECT / "automations") if d.path.stem == "breaker")
+    counted = {event.removeprefix("prefect.flow-run.") for event in breaker.fill(VALUES).trigger.expect}
+    assert counted == {"Failed", "Crashed", "TooManyProcesses"}
+
+
+@pytest.mark.parametrize(
+    ("message", "counts"), [("2 failed\nwhy", True), ("1 failed, 3 processed\nwhy", False)]
+)
+def test_the_breaker_counts_no_run_that_has_also_processed_something(message: str, counts: bool) -> None:
+    (breaker,) = (d for d in load_definitions(PROJECT / "automations") if d.path.stem == "breaker")
+    labels = {"prefect.resource.id": "prefect.flow-run.1", "prefect.state-message": message}
+    # The server's: the client's knows a wildcard at the end only.
+    match = ResourceSpecification(breaker.fill(VALUES).trigger.match.root)
+    assert match.matches(Resource(labels)) is counts
 
 
 def test_runbooks_are_linked_as_they_are_set() -> None:

@@ -20,7 +20,7 @@ from dropflow.settings import PROJECT
 pytestmark = pytest.mark.stack
 
 TAXI = load_datasets(PROJECT / "datasets")["taxi"]
-ENOUGH = 3
+ENOUGH = 10
 
 
 def automation(running: Running, name: str) -> dict[str, Any]:
@@ -28,26 +28,21 @@ def automation(running: Running, name: str) -> dict[str, Any]:
     return next(one for one in found if one["name"] == name)
 
 
-def change_in_ui(running: Running, name: str, **trigger: Any) -> None:
-    """What the UI's form sends: neither tags nor what it does not show."""
-    found = automation(running, name)
-    body = {field: found[field] for field in ("enabled", "name", "description", "trigger", "actions")}
-    del body["trigger"]["id"]
-    body["trigger"] |= trigger
-    running.api("PUT", f"/automations/{found['id']}", json=body)
-
-
 def is_paused(running: Running) -> bool:
     return bool(running.api("GET", "/deployments/name/preprocess/taxi")["paused"])
 
 
-def ended(running: Running, **parameters: Any) -> dict[str, Any]:
-    run = running.prefect.create_run("preprocess/taxi", parameters)
-    found: dict[str, Any] = wait_until(
-        lambda: (r := running.api("GET", f"/flow_runs/{run}"))["state_type"] in ("FAILED", "COMPLETED") and r,
-        60,
-    )
-    return found
+def ended(running: Running, *several: dict[str, Any]) -> list[dict[str, Any]]:
+    """Runs with these parameters, at their end."""
+    runs = [running.prefect.create_run("preprocess/taxi", parameters) for parameters in several]
+    over = ("FAILED", "COMPLETED")
+
+    def all_ended() -> list[dict[str, Any]]:
+        found = [running.api("GET", f"/flow_runs/{run}") for run in runs]
+        return found if all(run["state_type"] in over for run in found) else []
+
+    ends: list[dict[str, Any]] = wait_until(all_ended, 120, "the end of the runs")
+    return ends
 
 
 def outcome(running: Running, drop: drops.Drop) -> drops.Outcome:
@@ -55,18 +50,23 @@ def outcome(running: Running, drop: drops.Drop) -> drops.Outcome:
 
 
 def test_the_breaker_pauses_tells_once_and_what_waits_leaves_after_it_is_resumed(running: Running) -> None:
-    change_in_ui(running, "breaker · taxi", threshold=ENOUGH)
+    assert automation(running, "breaker · taxi")["trigger"]["threshold"] == ENOUGH
     assert outcome(running, running.put("taxi/first.csv", taxi_csv(200))).fate == "processed"
-    for number in range(ENOUGH):
-        bad = running.put(f"taxi/bad-{number}.csv", b"pickup\n%d\n" % number)
-        assert outcome(running, bad).fate == "rejected"
-        if number == 0:
-            mixed = ended(running, keys=["taxi/first.csv", "taxi/bad-0.csv"], force=True)
-            assert mixed["state_name"] == "Rejected", "one that has also processed something counts not"
+    bad = [f"taxi/bad-{number}.csv" for number in range(ENOUGH)]
+    for number, key in enumerate(bad):
+        running.put(key, b"pickup\n%d\n" % number)
+    rejected = ended(running, *({"keys": [key]} for key in bad))
+    assert {run["state_name"] for run in rejected} == {"Rejected"}
+    assert outcome(running, running.put("taxi/second.csv", taxi_csv(210))).fate == "processed"
+    assert not is_paused(running), "whoever may upload could pause the dataset"
+
+    nothing = {"glob": "taxi/there is none of this name"}
+    failed = ended(running, *[nothing] * ENOUGH)
+    assert {run["state_name"] for run in failed} == {"Failed"}
     wait_until(lambda: is_paused(running), what="the pause")
     mail = running.mailbox.wait_for("Paused: taxi", 30)
     assert mail is not None
-    assert "3 of its runs failed within 10.0 minutes" in body_of(mail)
+    assert "10 of its runs failed within 10.0 minutes" in body_of(mail)
     assert "dropflow resume taxi" in body_of(mail)
 
     good = running.put("taxi/good.csv", taxi_csv(300))
