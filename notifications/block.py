@@ -6,12 +6,13 @@ from prefect.blocks.abstract import NotificationBlock, NotificationError
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_UI_URL
 from pydantic import Field, SecretStr
 
 from dropflow.changes import NEW_ID, Change, Difference
 from dropflow.errors import DropflowError
 from dropflow.prefect_api import NOTIFICATION_BLOCK, NOTIFICATION_BLOCK_TYPE
-from notifications.channels import channels, chosen, open_channel, send, split_urls
+from notifications.channels import Channel, channels, chosen, open_channel, split_urls
 
 
 class DropflowNotifications(NotificationBlock):
@@ -29,21 +30,22 @@ class DropflowNotifications(NotificationBlock):
     async def notify(self, body: str, subject: str | None = None) -> None:
         """Send to every channel without a tag; one that fails does not keep the others from being told.
 
+        Nothing in it is markup: an automation's template has put texts into it that come from files.
         Raises NotificationError (which marks the automation's action as failed) naming each
         channel that did not take the message.
         """
         to = chosen(channels(self.urls), ())
-        sends = (asyncio.to_thread(_send, channel.url, subject or "", body) for channel in to)
+        sends = (asyncio.to_thread(_send, channel, subject or "", body) for channel in to)
         results = await asyncio.gather(*sends)
         problems = [problem for problem in results if problem]
         if problems:
             raise NotificationError("; ".join(problems))
 
 
-def _send(url: SecretStr, subject: str, body: str) -> str:
+def _send(channel: Channel, subject: str, body: str) -> str:
     """Send to one channel; the problem in words, or "" when it was delivered."""
     try:
-        send(open_channel(url), subject, body)
+        channel.deliver_text(subject, body, PREFECT_UI_URL.value() or "")
     except DropflowError as error:
         return str(error)
     return ""

@@ -1,6 +1,7 @@
 """Apprise channels: one URL each, whose text is a secret; a tag in front (`ops=slack://…`) names it."""
 
 import hashlib
+import html
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 
 from dropflow.errors import SettingsError, TransientError
 from dropflow.retry import retry
-from notifications.messages import Format, Message, render
+from notifications.messages import Format, Message, render, render_text
 
 # Apprise logs a URL it cannot read in full, with its secrets; and below that, at TRACE, every one.
 logging.getLogger("apprise").addFilter(lambda _: False)
@@ -54,10 +55,7 @@ class Channel:
 
         `report`: HTML to be attached where files are taken.
         """
-        opened = open_channel(self.url)
-        if self.scheme in MARKDOWN:
-            for service in opened:
-                service.notify_format = apprise.NotifyFormat.MARKDOWN
+        opened = self._opened()
         # Apprise turns HTML into Slack's own markup; that of Slack is no Markdown.
         form: Format = "html" if self.scheme == "slack" else opened[0].notify_format.value
         subject, body = render(message, form, short_title=self.scheme not in MAIL)
@@ -67,6 +65,32 @@ class Channel:
                 report.decode(), name="quality.html", mimetype="text/html"
             )
         _send(opened, subject, body, form, attached)
+
+    def deliver_text(self, subject: str, body: str, ui_url: str = "") -> None:
+        """Send a finished text, in which nothing is markup. Raises TransientError when it is not taken.
+
+        `ui_url`: only addresses below it can be followed.
+        """
+        opened = self._opened()
+        form: Format = opened[0].notify_format.value
+        is_slack = self.scheme == "slack"
+        has_title = form == "html" and all(service.title_maxlen > 0 for service in opened)
+        if is_slack or not (has_title or form == "text"):
+            # Nobody knows how a service shows a title: as markup, it may be.
+            subject, body = "", f"{subject}\n\n{body}".strip()
+        if is_slack:
+            # In plain text Slack still calls and links what stands in <…>; it has no other escapes.
+            form, body = "text", html.escape(body, quote=False)
+            for service in opened:
+                service.notify_format = apprise.NotifyFormat.TEXT
+        send(opened, subject, render_text(body, form, ui_url), form)
+
+    def _opened(self) -> apprise.Apprise:
+        opened = open_channel(self.url)
+        if self.scheme in MARKDOWN:
+            for service in opened:
+                service.notify_format = apprise.NotifyFormat.MARKDOWN
+        return opened
 
 
 def channels(urls: SecretStr | None) -> list[Channel]:
@@ -107,20 +131,18 @@ def open_channel(url: SecretStr) -> apprise.Apprise:
     return channel
 
 
-def send(channel: apprise.Apprise, subject: str, body: str) -> None:
-    """Deliver one plain-text message. Raises TransientError when the channel keeps refusing it.
+def send(channel: apprise.Apprise, subject: str, body: str, form: Format) -> None:
+    """Deliver one message. Raises TransientError when the channel keeps refusing it.
 
     A URL with several targets is tried once: those that took the message must not get it again.
     """
     if len(channel) == 1 and len(channel[0]) <= 1:
-        retry(_send)(channel, subject, body)
+        retry(_send)(channel, subject, body, form)
     else:
-        _send(channel, subject, body)
+        _send(channel, subject, body, form)
 
 
-def _send(
-    channel: apprise.Apprise, subject: str, body: str, form: Format = "text", attach: Any = None
-) -> None:
+def _send(channel: apprise.Apprise, subject: str, body: str, form: Format, attach: Any = None) -> None:
     if not channel.notify(body=body, title=subject, body_format=apprise.NotifyFormat(form), attach=attach):
         scheme = channel[0].secure_protocol or channel[0].protocol
         raise TransientError(f"the notification channel {scheme} did not take the message")

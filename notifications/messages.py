@@ -179,9 +179,33 @@ def _markdown(message: Message) -> str:
     return "\n\n".join(parts)
 
 
+def render_text(text: str, form: Format, ui_url: str = "") -> str:
+    """A finished text in which nobody can tell a template's words from a file's: shown as what it is.
+
+    `ui_url`: only addresses below it can be followed.
+    """
+    if form == "text":
+        return text
+    as_html = form == "html"
+    literal = html.escape if as_html else _code_within
+    link = '<a href="{0}">{0}</a>' if as_html else "<{0}>"
+    below = re.compile(f"({re.escape(ui_url.rstrip('/'))}/[\\w/.-]*)" if ui_url else "($^)")
+    lines = []
+    for line in text.splitlines():
+        # What stands between the addresses, and every second time an address.
+        parts = enumerate(below.split(line))
+        lines.append("".join(link.format(part) if n % 2 else literal(part) for n, part in parts if part))
+    return ("<br>" if as_html else "  \n").join(lines)
+
+
 def _can_be_followed(address: str) -> bool:
     """Not a file's name."""
     return address.startswith(("http://", "https://"))
+
+
+def _code_within(text: str) -> str:
+    """Spaces around it stay out: in a code span they get lost."""
+    return re.sub(r"\S(?:.*\S)?", lambda found: _code(found[0]), text)
 
 
 def _code(text: str) -> str:
