@@ -1,6 +1,7 @@
 """Which run is ended where several together take too much memory. One run's limits: test_stack_limits.py."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,4 +99,5 @@ def test_runs_at_once_stay_below_the_memory_that_they_may_take_together(
     assert [number for number, excess in enumerate(found) if excess] == ([] if ended is None else [ended])
     for excess in filter(None, found):
         assert excess.name == CROWDED
-        assert "the most of 3 runs, which together took more than the 180 MiB" in excess.reason
+        # Two are enough: the first look at the third may still be to come.
+        assert re.search(r"the most of [23] runs, which together took more than the 180 MiB", excess.reason)
