@@ -6,19 +6,18 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
-from wcmatch import glob
 
 from dropflow.columns import Column, ColumnName, Known, Strict
 from dropflow.errors import DatasetError
 from dropflow.expecting import Cron, Expect, Timezone
 from dropflow.formats import Reading
+from dropflow.globs import Glob
 from dropflow.notifying import Notify
 from dropflow.objects import CANARIES
 from dropflow.recipes import Step
 from dropflow.trainings import Training
 from dropflow.words import did_you_mean
 
-GLOB_FLAGS = glob.GLOBSTAR | glob.BRACE | glob.DOTGLOB | glob.FORCEUNIX | glob.CASE
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 _SPAN = re.compile(r"[0-9]+(\.[0-9]+)?[smh]")
 _FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
@@ -97,11 +96,6 @@ class Output(Strict):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         return {"format": value} if isinstance(value, str) else value
-
-
-def compiled(pattern: str) -> list[re.Pattern[str]]:
-    """A glob, as what it matches in full."""
-    return [re.compile(one) for one in glob.translate(pattern, flags=GLOB_FLAGS)[0]]
 
 
 class Dataset(Strict):
@@ -186,11 +180,11 @@ class Dataset(Strict):
         return f"{folder}/" if folder else ""
 
     def matches(self, bucket: str, key: str) -> bool:
-        return any(p.fullmatch(f"{bucket}/{key}") for p in self._patterns)
+        return self._glob.matches(f"{bucket}/{key}")
 
     @cached_property
-    def _patterns(self) -> list[re.Pattern[str]]:
-        return compiled(self.match)
+    def _glob(self) -> Glob:
+        return Glob(self.match)
 
     def output_key(self, key: str) -> str:
         """Where the prepared object goes: <dataset>/<path below the prefix without ending>.<format>.

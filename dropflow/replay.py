@@ -1,13 +1,12 @@
 """Deliver objects again: choose them by key, dataset, fate or time."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from itertools import groupby
 
-from wcmatch import glob
-
-from dropflow.datasets import GLOB_FLAGS, Datasets
+from dropflow.datasets import Datasets
 from dropflow.errors import SettingsError
+from dropflow.globs import Glob
 from dropflow.ledger import SETTLED, Entry, Fate, Ledger
 
 BATCH = 500
@@ -35,7 +34,8 @@ def choose(
         )
     if dataset:
         datasets[dataset]  # an unknown one is named
-    wanted = [f"{bucket}/{key}" for p in patterns for bucket, key in _places(p, datasets)]
+    places = [f"{bucket}/{key}" for p in patterns for bucket, key in _places(p, datasets)]
+    wanted = {place: Glob(place) for place in places}
     found = ledger.search(dataset=dataset, fates=fates, quarantined=quarantined, since=since, until=until)
     matching = (entry for entry in found if entry.dataset and (not wanted or _matches(entry, wanted)))
     for _, versions in groupby(matching, key=lambda entry: (entry.ref.bucket, entry.ref.key)):
@@ -61,7 +61,7 @@ def _places(pattern: str, datasets: Datasets) -> list[tuple[str, str]]:
     return [*found, (bucket, key)] if slash and bucket in datasets.raw_buckets else found
 
 
-def _matches(entry: Entry, patterns: Collection[str]) -> bool:
+def _matches(entry: Entry, wanted: Mapping[str, Glob]) -> bool:
     path = f"{entry.ref.bucket}/{entry.ref.key}"
     # Literally first: keys may hold any of the characters that globs are made of.
-    return path in patterns or any(glob.globmatch(path, p, flags=GLOB_FLAGS) for p in patterns)
+    return path in wanted or any(glob.matches(path) for glob in wanted.values())

@@ -12,9 +12,10 @@ from prefect import flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from dropflow.datasets import Dataset, canary_prefix, compiled
+from dropflow.datasets import Dataset, canary_prefix
 from dropflow.declarations import load_datasets
 from dropflow.errors import DropflowError, SettingsError, TransientError
+from dropflow.globs import Glob
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import connect_prefect, dataset_processed_event, key_tag
 from dropflow.receipts import PREFIX, object_prefix, receipt_prefix
@@ -170,11 +171,11 @@ def _chosen(store: ObjectStore, dataset: Dataset, keys: list[str], pattern: str)
 
 
 def _matching(store: ObjectStore, dataset: Dataset, pattern: str) -> Iterator[str]:
-    like = compiled(pattern)
+    like = Glob(pattern)
     for ref in store.list(dataset.bucket, dataset.prefix):
         if ref.key.startswith(canary_prefix(dataset)) or not dataset.matches(ref.bucket, ref.key):
             continue
-        if any(one.fullmatch(ref.key) for one in like):
+        if like.matches(ref.key):
             yield ref.key
 
 
