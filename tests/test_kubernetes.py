@@ -200,6 +200,33 @@ def test_no_pod_may_do_more_than_it_has_to() -> None:
         assert {"/var/lib/dropflow", "/tmp"} <= {one["mountPath"] for one in container["volumeMounts"]}, name  # noqa: S108
 
 
+def test_no_argument_is_made_of_a_secret() -> None:
+    for name, container in CONTAINERS:
+        # Kubernetes puts the value of a variable in place of $(NAME).
+        assert "$(" not in json.dumps([container.get("command"), container.get("args")]), name
+
+
+def policies() -> dict[str, dict[str, Any]]:
+    return {one["metadata"]["name"]: one["spec"] for one in documents() if one["kind"] == "NetworkPolicy"}
+
+
+def test_pods_call_whom_they_have_to() -> None:
+    found = policies()
+    assert found["nobody"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    (callers,) = found["prefect"]["ingress"][0]["from"]
+    (names,) = callers["podSelector"]["matchExpressions"]
+    with_address = {name for name, one in CONTAINERS if "DROPFLOW_PREFECT_API_URL" in environment(one)}
+    assert set(names["values"]) == with_address
+    to_prefect = {"matchLabels": {"app.kubernetes.io/name": "prefect"}}
+    for name, anywhere in {"worker": {53, 443, 9000}, "apply": {53}}.items():
+        policy = found[name]
+        assert policy["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": name}}
+        assert policy["policyTypes"] == ["Egress"]
+        first, *others = policy["egress"]
+        assert first == {"to": [{"podSelector": to_prefect}], "ports": [{"port": "http"}]}
+        assert {port["port"] for one in others for port in one["ports"]} == anywhere
+
+
 def test_secrets_are_named_and_never_given() -> None:
     assert not [one for one in documents() if one["kind"] == "Secret"]
     for kustomization in (BASE, EXAMPLE):
