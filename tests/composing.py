@@ -62,6 +62,10 @@ def load() -> dict[str, Any]:
     return found
 
 
+def config(name: str) -> str:
+    return (PROJECT / load()["configs"][name]["file"]).read_text()
+
+
 @dataclass
 class Composed:
     """The services of the chosen profiles, as processes. `variables` are those of `.env`."""
@@ -89,7 +93,7 @@ class Composed:
         network = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}"
         found = {name: f"{network}.{number}" for number, name in enumerate(self.services, 11)}
         for name, service in self.services.items():
-            for alias in service.get("networks", {}).get("default", {}).get("aliases", []):
+            for alias in _aliases(service["networks"]):
                 # Docker's name server knows every container of that name; one is enough here.
                 found.setdefault(alias, found[name])
         return found
@@ -160,7 +164,19 @@ class Composed:
             number = self.scale.get(name)
             for one in [f"{name}.{n}" for n in range(1, number + 1)] if number else [name]:
                 command = self._command(one)
-                self._supervise(one, [_program(command[0]), *command[1:]], self.environment(one))
+                environment = {**self.environment(one), **self._path(one)}
+                self._supervise(one, [_program(command[0]), *command[1:]], environment)
+
+    def _path(self, name: str) -> dict[str, str]:
+        """Where the programs of Valkey's image are found, whose entrypoint changes the user and nothing else."""
+        if name != "redis":
+            return {}
+        programs = self.folder / "redis-programs"
+        programs.mkdir()
+        (programs / "docker-entrypoint.sh").write_text('#!/bin/sh\nexec "$@"\n')
+        (programs / "docker-entrypoint.sh").chmod(0o755)
+        (programs / "valkey-server").symlink_to(get_binary_path())
+        return {"PATH": f"{programs}:{os.environ['PATH']}"}
 
     def _supervise(self, name: str, command: list[str], environment: dict[str, str], **more: Any) -> None:
         log_file = self.folder / "logs" / f"{name}.log"
@@ -174,15 +190,26 @@ class Composed:
         return [self._localized(name, word) for word in [*entrypoint, *service["command"]]]
 
     def _localized(self, name: str, text: str, variable: str = "") -> str:
-        """The same for this machine: addresses for names, a folder for a volume."""
+        """The same for this machine: addresses for names, a folder for a volume.
+
+        A name that no network of the service leads to stays what it is, and is not found.
+        """
+        # `apply` hands on the channels' URLs to those who send.
+        handed_on = variable == "DROPFLOW_NOTIFY_URLS"
+        reached = self.addresses if handed_on else self._reached(_service(name))
         if variable.endswith("_HOST"):
-            text = self.addresses.get(text, text)
-        for host, address in self.addresses.items():
+            text = reached.get(text, text)
+        for host, address in reached.items():
             text = re.sub(rf"(//|@){host}(?=[:/]|$)", rf"\g<1>{address}", text)
         for volume in self.services[_service(name)].get("volumes", []):
-            target = volume.partition(":")[2]
+            target = volume.rpartition(":")[2]
             text = str(self._volume(name, target)) if text == target else text
         return text.replace("0.0.0.0", self.addresses[_service(name)])  # noqa: S104
+
+    def _reached(self, name: str) -> dict[str, str]:
+        networks = {self.addresses[one]: set(service["networks"]) for one, service in self.services.items()}
+        own = networks[self.addresses[name]]
+        return {host: address for host, address in self.addresses.items() if own & networks[address]}
 
     def _volume(self, name: str, target: str) -> Path:
         folder = self.folder / name / target.strip("/")
@@ -273,9 +300,8 @@ class Composed:
 
     def _declared_buckets(self) -> None:
         policies = self._volume("buckets", "policies")
-        configs = interpolate(load()["configs"], self.variables)
         for one in self.services["buckets"]["configs"]:
-            (policies / Path(one["target"]).name).write_text(configs[one["source"]]["content"])
+            (policies / Path(one["target"]).name).write_text(config(one["source"]))
         *shell, script = self._command("buckets")
         script = f"export MC_CONFIG_DIR={policies}/mc\n" + script.replace("/policies/", f"{policies}/")
         done = self.run("buckets", [*shell, script])
@@ -286,11 +312,10 @@ class Composed:
         s3, iam = self.client("s3", *self.root), self.client("iam", *self.root)
         for bucket in ("raw", "processed"):
             s3.create_bucket(Bucket=bucket)
-        configs = interpolate(load()["configs"], self.variables)
         for who in ("listener", "worker"):
             iam.create_user(UserName=who)
             key = iam.create_access_key(UserName=who)["AccessKey"]
-            policy = configs[f"{who}-policy"]["content"].replace(', "s3:ListenBucketNotification"', "")
+            policy = config(f"{who}-policy").replace(', "s3:ListenBucketNotification"', "")
             iam.put_user_policy(UserName=who, PolicyName=f"{who}-policy", PolicyDocument=policy)
             self.variables[f"{who.upper()}_S3_ACCESS_KEY"] = key["AccessKeyId"]
             self.variables[f"{who.upper()}_S3_SECRET_KEY"] = key["SecretAccessKey"]
@@ -306,7 +331,7 @@ class Composed:
         command = [changed.get(word, word) for word in found.process.command]
         self._supervise("postgres", command, {}, user=found.process.user)
         self.wait_healthy("postgres")
-        script = interpolate(load()["configs"]["databases"]["content"], self.variables)
+        script = config("databases")
         programs = str(Path(_program("psql")).parent)
         environment = {
             **self.environment("postgres"),
@@ -321,14 +346,17 @@ class Composed:
         assert done.returncode == 0, done.stderr
 
 
+def _aliases(networks: list[str] | dict[str, dict[str, list[str]]]) -> list[str]:
+    found = networks.values() if isinstance(networks, dict) else ()
+    return [alias for network in found for alias in network.get("aliases", [])]
+
+
 def _service(name: str) -> str:
     """worker.2 is one of the service worker."""
     return name.partition(".")[0]
 
 
 def _program(name: str) -> str:
-    if name == "valkey-server":
-        return str(get_binary_path())
     if name in ("psql", "pg_isready"):
         binaries = database._binaries()
         assert binaries

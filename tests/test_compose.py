@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from botocore.exceptions import ClientError
-from composing import FILE, Composed, interpolate, load
+from composing import FILE, Composed, config, interpolate, load
 from conftest import wait_until
 from jsonschema.validators import validator_for
 
@@ -63,7 +65,7 @@ def test_every_service_is_bounded_checked_and_started_again() -> None:
         assert is_job or "healthcheck" in service, name
         assert set(service["profiles"]) <= {*PROFILES, "mail"}, name
         assert "no-new-privileges:true" in service["security_opt"], name
-        assert "build" in service or re.search(r":[\w.-]+(@sha256:\w{64})?$", service["image"]), name
+        assert "build" in service or re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", service["image"]), name
         for port in service.get("ports", []):
             assert port.startswith(("${BIND:-127.0.0.1}:", "127.0.0.1:")), port
         for needed in service.get("depends_on", {}).items():
@@ -80,6 +82,106 @@ def test_no_secret_has_a_default_and_each_goes_only_where_it_is_used() -> None:
     with_root = [name for name, service in SERVICES.items() if "MINIO_ROOT" in json.dumps(service)]
     assert with_root == ["silo", "buckets"]
     assert not re.search(r"\$\{\w*(PASSWORD|SECRET|TOKEN|AUTH)\w*(:-|\})", FILE.read_text())
+
+
+def test_no_secret_is_an_argument_of_what_is_declared() -> None:
+    for name, service in SERVICES.items():
+        told = [service.get(one, "") for one in ("entrypoint", "command")]
+        told += [service.get("healthcheck", {}).get("test", "")]
+        assert not [one for one in NEEDED_BY if f"${{{one}" in json.dumps(told)], name
+
+
+@dataclass
+class Recorder:
+    """Programs that do nothing but note what they are called with."""
+
+    folder: Path
+
+    def run(self, command: list[str], programs: list[str], environment: dict[str, str]) -> None:
+        for name in programs:
+            path = self.folder / name
+            told = """printf '%s\\n' "$0 $*" >> {0}/arguments; [ -t 0 ] || cat >> {0}/inputs"""
+            path.write_text("#!/bin/sh\n" + told.format(self.folder) + "\n")
+            path.chmod(0o755)
+        (self.folder / "inputs").touch()
+        path = f"{self.folder}:/usr/bin:/bin"
+        done = subprocess.run(
+            command,
+            env={**environment, "PATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+
+def declared(name: str, variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of a service, as its container has them."""
+    service = interpolate(SERVICES[name], variables)
+    return [*service["entrypoint"], *service["command"]], service["environment"]
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "told"),
+    [
+        ("buckets", "mc", ["LISTENER_S3_SECRET_KEY", "WORKER_S3_SECRET_KEY"]),
+        ("redis", "docker-entrypoint.sh", ["REDIS_PASSWORD"]),
+        ("postgres", "psql", []),
+    ],
+)
+def test_a_script_gives_its_secrets_by_input_or_environment(
+    name: str, program: str, told: list[str], tmp_path: Path, variables: dict[str, str]
+) -> None:
+    if name == "postgres":
+        command, environment = ["/bin/bash", "-ec", config("databases")], SERVICES[name]["environment"]
+        environment = interpolate(environment, variables)
+    else:
+        command, environment = declared(name, variables)
+    recorder = Recorder(tmp_path)
+    recorder.run(command, [program], environment)
+    arguments = recorder.read("arguments")
+    assert program in arguments
+    names = ("MINIO_ROOT_USER", "LISTENER_S3_ACCESS_KEY", "WORKER_S3_ACCESS_KEY")
+    secrets = {one: value for one, value in variables.items() if one in NEEDED_BY and one not in names}
+    assert not [one for one, value in secrets.items() if value in arguments]
+    assert [one for one, value in secrets.items() if value in recorder.read("inputs")] == told
+
+
+def test_every_root_is_read_only_and_ours_write_where_the_image_does() -> None:
+    for name, service in SERVICES.items():
+        assert service["read_only"] is True, name
+        # Compose refuses to start it otherwise.
+        assert all("file" in load()["configs"][one["source"]] for one in service.get("configs", [])), name
+        if "build" in service:
+            writable = [*service.get("tmpfs", []), *service.get("volumes", [])]
+            assert {one.partition(":")[0] for one in writable} == {"/tmp", "/var/lib/dropflow"}, name  # noqa: S108
+
+
+def test_what_grows_with_the_data_is_not_held_in_memory() -> None:
+    for name in ("listener-1", "listener-2", "worker"):
+        assert "tmpfs" not in SERVICES[name], name
+
+
+def test_who_need_not_talk_shares_no_network() -> None:
+    networks = {name: set(service["networks"]) for name, service in SERVICES.items()}
+
+    def neighbours(name: str) -> set[str]:
+        return {one for one in networks if one != name and networks[one] & networks[name]}
+
+    listeners = {"listener-1", "listener-2"}
+    assert neighbours("redis") == {"prefect"}
+    assert neighbours("postgres") == {"prefect", "migrate", *listeners}
+    assert neighbours("silo") == {"buckets", "worker", *listeners}
+    assert neighbours("buckets") == {"silo", "worker", *listeners}
+    assert neighbours("mail") == {"prefect", *listeners}
+    assert neighbours("worker") == {"silo", "buckets", "prefect", "apply", *listeners}
+    internal = {name for name, one in load()["networks"].items() if one.get("internal")}
+    assert internal == {"database", "redis", "mail"}
+    for name, service in SERVICES.items():
+        assert not service.get("ports") or networks[name] - internal, f"{name}: its port cannot be published"
 
 
 def test_it_runs_what_the_program_has() -> None:
@@ -163,6 +265,13 @@ def settings_of(composed: Composed, name: str) -> Settings:
     return Settings.model_validate({key.removeprefix(prefix).lower(): text for key, text in found.items()})
 
 
+def command_lines() -> Iterator[str]:
+    """Of every process that whoever lists them sees."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            yield path.read_text(errors="replace")
+
+
 def forbidden(call: Any, **arguments: Any) -> bool:
     try:
         call(**arguments)
@@ -208,6 +317,8 @@ def test_what_is_declared_does_the_main_job_whoever_is_killed(composed: Composed
 
     for name in ("listener-1", "listener-2", "worker.1", "worker.2"):
         composed.wait_healthy(name)
+    secrets = [composed.variables[one] for one in NEEDED_BY if "USER" not in one and "ACCESS" not in one]
+    assert not [line for line in command_lines() if any(one in line for one in secrets)]
     wait_for_receipts(drop("first"))
     all_accounted_for(FILES)
     assert len(status()["listeners"]) == 2
