@@ -85,12 +85,13 @@ def main() -> NoReturn:
     except (DropflowError, httpx.TransportError) as caught:
         error = unreachable("Prefect API", caught) if isinstance(caught, httpx.TransportError) else caught
         code = UNREACHABLE if isinstance(error, TransientError) else WRONG_USE
-        err.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        text = "\n".join(_plain(line) for line in str(error).splitlines())
+        err.print(f"[red]Error:[/] {text}", soft_wrap=True)
         if code == UNREACHABLE:
             err.print("Is the stack running? `dropflow up` starts one.")
     except OSError as error:
         code = WRONG_USE
-        err.print(f"[red]Error:[/] {escape(printable(explained(error), 2000))}", soft_wrap=True)
+        err.print(f"[red]Error:[/] {_plain(explained(error))}", soft_wrap=True)
     sys.exit(code or OK)
 
 
@@ -172,7 +173,7 @@ def drop(
     with _uploading() as progress:
         dropped = []
         for path, target in targets:
-            name = escape(printable(path.name, 40))
+            name = _plain(path.name, 40)
             task = progress.add_task(f"Uploading {name}", total=path.stat().st_size)
             dropped.append(drops.upload(store, chosen, path, target, _advance(progress, task)))
         if not wait:
@@ -180,7 +181,7 @@ def drop(
         prefect = connect_prefect(settings)
         outcomes = []
         for one in dropped:
-            name = escape(printable(one.path.name, 40))
+            name = _plain(one.path.name, 40)
             task = progress.add_task(f"Waiting for the receipt of {name}", total=None)
             outcomes.append(drops.wait(store, prefect, chosen, one, timeout))
             progress.remove_task(task)
@@ -233,12 +234,12 @@ def explain(object: str, /, *, data_dir: DataDir = None, as_json: AsJson = False
     if as_json:
         _print_json(story.to_json())
         return OK
-    out.print(f"[bold]{escape(printable(story.object, 1100))}[/]  {story.fate}", soft_wrap=True)
+    out.print(f"[bold]{_plain(story.object, 1100)}[/]  {story.fate}", soft_wrap=True)
     for at, what in story.lines:
-        out.print(f"  [dim]{at:%Y-%m-%d %H:%M:%S}[/] {escape(what)}", soft_wrap=True)
+        out.print(f"  [dim]{at:%Y-%m-%d %H:%M:%S}[/] {_plain(what)}", soft_wrap=True)
     for line in story.now:
-        out.print(f"  [dim]now[/] {escape(line)}", soft_wrap=True)
-    out.print(f"  [dim]next[/] {escape(story.next)}", soft_wrap=True)
+        out.print(f"  [dim]now[/] {_plain(line)}", soft_wrap=True)
+    out.print(f"  [dim]next[/] {_plain(story.next)}", soft_wrap=True)
     return OK
 
 
@@ -340,7 +341,7 @@ def replay(
         _print_json({"replayed": not dry_run, "objects": [entry.ref.url for entry in chosen]})
         return OK
     for entry in chosen[:MOST_LISTED]:
-        out.print(f"{entry.fate:9} {escape(printable(entry.ref.url, 400))}", soft_wrap=True)
+        out.print(f"{entry.fate:9} {_plain(entry.ref.url, 400)}", soft_wrap=True)
     if len(chosen) > MOST_LISTED:
         out.print(f"… and {len(chosen) - MOST_LISTED:,} more")
     what = "would be replayed" if dry_run else "will be delivered by the listener: `dropflow status --watch`"
@@ -418,7 +419,7 @@ def audit(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     ):
         out.print(f"{name:12} [{'red' if number else 'green'}]{number:,}[/]")
         for url in examples:
-            out.print(f"  {escape(printable(url, 400))}", soft_wrap=True)
+            out.print(f"  {_plain(url, 400)}", soft_wrap=True)
     return OK if done.clean else BAD_OUTCOME
 
 
@@ -494,15 +495,15 @@ def preprocessors(dataset: str | None = None, /, *, data_dir: DataDir = None, as
         return OK
     table = Table("dataset", "version", "fitted on", "rows", "fitted at", "scikit-learn", "", box=None)
     for card, used in found:
-        fitted_on = escape(printable(card.fitted_on.url, 60))
+        fitted_on = _plain(card.fitted_on.url, 60)
         mark = "[green]fits the recipe[/]" if used else "another recipe or scikit-learn"
         table.add_row(
-            card.name,
+            _plain(card.name, 60),
             card.label,
             fitted_on,
             f"{card.rows:,}",
             f"{card.fitted_at:%Y-%m-%d %H:%M}",
-            card.sklearn,
+            _plain(card.sklearn, 40),
             mark,
         )
     out.print(
@@ -526,9 +527,9 @@ def models(dataset: str | None = None, /, *, data_dir: DataDir = None, as_json: 
         return OK
     table = Table("dataset", "version", "model", "metrics on held-out rows", "trained at", "", box=None)
     for card in found:
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items())
+        metrics = ", ".join(f"{_plain(name, 40)} {value:.4g}" for name, value in card.metrics.items())
         version, moment = f"v{card.version}", f"{card.trained_at:%Y-%m-%d %H:%M}"
-        table.add_row(card.dataset, version, card.model, metrics, moment, f"[green]{card.tag}[/]")
+        table.add_row(_plain(card.dataset, 60), version, card.model, metrics, moment, f"[green]{card.tag}[/]")
     out.print(
         table if found else "None yet: a dataset with a `train:` section is trained on each file dropped."
     )
@@ -599,7 +600,7 @@ def check(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
         if as_json:
             _print_json({"valid": False, "problems": str(error).splitlines()})
         else:
-            err.print(escape(str(error)), style="red", soft_wrap=True)
+            err.print("\n".join(map(_plain, str(error).splitlines())), style="red", soft_wrap=True)
         return BAD_OUTCOME
     if as_json:
         _print_json({"valid": True, "datasets": list(datasets.by_name)})
@@ -638,10 +639,9 @@ def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> int:
 
 def _print_finding(one: Any, runbooks: str) -> None:
     style = {"ok": "green", "warning": "yellow", "failed": "red"}.get(one.state, "dim")
-    found = escape(printable(one.found, 600))
-    out.print(f"[{style}]{one.state:8}[/] {escape(one.name)}  {found}", soft_wrap=True)
+    out.print(f"[{style}]{one.state:8}[/] {escape(one.name)}  {_plain(one.found, 600)}", soft_wrap=True)
     if one.to_do:
-        out.print(f"         [bold]→[/] {escape(one.to_do)}", soft_wrap=True)
+        out.print(f"         [bold]→[/] {_plain(one.to_do)}", soft_wrap=True)
     if one.state == "failed":
         out.print(f"           {escape(runbooks)}#{one.section}", soft_wrap=True)
 
@@ -852,7 +852,7 @@ def _print_difference(one: Difference) -> None:
     out.print(f"  {escape(one.field)}", soft_wrap=True)
     for line in one.lines():
         style = "red" if line.startswith("-") else "green"
-        out.print(f"    {escape(printable(line, 400))}", style=style, soft_wrap=True)
+        out.print(f"    {_plain(line, 400)}", style=style, soft_wrap=True)
 
 
 def _where(stack: "Stack") -> None:
@@ -885,7 +885,7 @@ def _print_dropped(dropped: "list[drops.Drop]", as_json: bool) -> int:
         _print_json([{"file": str(d.path), "object": d.ref.url, "etag": d.ref.etag} for d in dropped])
         return OK
     for one in dropped:
-        out.print(f"uploaded {escape(printable(one.ref.url, 400))}", soft_wrap=True)
+        out.print(f"uploaded {_plain(one.ref.url, 400)}", soft_wrap=True)
     return OK
 
 
@@ -921,22 +921,30 @@ def _outcome_json(settings: Settings, outcome: "drops.Outcome") -> dict[str, Any
 
 def _print_outcome(settings: Settings, outcome: "drops.Outcome") -> None:
     style = {"processed": "green", "pending": "yellow"}.get(outcome.fate, "red")
-    name = escape(printable(outcome.drop.ref.url, 400))
+    name = _plain(outcome.drop.ref.url, 400)
     out.print(f"[{style}]{outcome.fate}[/] {name}", soft_wrap=True)
     if outcome.drop.repeated:
         out.print("  the same bytes had this receipt before: nothing was done again")
     if outcome.reason:
-        out.print(f"  {escape(printable(outcome.reason, 2000))}", soft_wrap=True)
+        out.print(f"  {_plain(outcome.reason)}", soft_wrap=True)
     if receipt := outcome.receipt:
         if receipt.output_url:
-            out.print(f"  {escape(printable(receipt.summary, 400))}", soft_wrap=True)
-            out.print(f"  {escape(printable(receipt.output_url, 400))}", soft_wrap=True)
+            out.print(f"  {_plain(receipt.summary, 400)}", soft_wrap=True)
+            out.print(f"  {_plain(receipt.output_url, 400)}", soft_wrap=True)
         for step in receipt.steps:
-            out.print(f"  {step.name}: {escape(step.detail)}", soft_wrap=True)
+            out.print(f"  {_plain(step.name)}: {_plain(step.detail)}", soft_wrap=True)
     if outcome.flow_run_id:
-        out.print(f"  {settings.run_url(outcome.flow_run_id)}", soft_wrap=True)
+        out.print(f"  {_plain(settings.run_url(outcome.flow_run_id))}", soft_wrap=True)
+
+
+def _plain(text: str, limit: int = 2000) -> str:
+    """Text that somebody else may have written, a bucket's most of all: no markup, on one line."""
+    return escape(printable(text, limit))
 
 
 def _print_json(value: Any) -> None:
     # Not through rich, which would wrap long lines.
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    # JSON leaves some characters alone that terminals take for commands, U+009B among them.
+    shown = (one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
+    sys.stdout.write("".join(shown) + "\n")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from dropflow.clock import utc_now
 from dropflow.ledger import ChannelState, Fate, Ledger, Listening, Source, SweepReport
+from dropflow.objects import printable
 
 COLUMNS = ("seen", *(fate.value for fate in Fate))
 IN_FLIGHT = (Fate.PENDING, Fate.DISPATCHED)
@@ -151,7 +152,7 @@ def _sweep(sweep: SweepReport, now: datetime) -> str:
 
 def _source(source: Source, now: datetime) -> str:
     state = "[green]live[/]" if source.live else "[red]not live[/]"
-    detail = f" ({escape(source.detail)})" if source.detail else ""
+    detail = f" ({escape(printable(source.detail, 300))})" if source.detail else ""
     return f"{escape(source.name)}  {state} for {age(now - source.since)}{detail}"
 
 
@@ -159,9 +160,8 @@ def _channel(channel: ChannelState, now: datetime) -> str:
     told = f"told {age(now - channel.sent)} ago" if channel.sent else "never told anything yet"
     trouble = ""
     if channel.waiting and channel.error:
-        trouble = (
-            f", [red]{channel.waiting:,} messages wait ({escape(channel.error)})[/]: dropflow notify test"
-        )
+        why = escape(printable(channel.error, 300))
+        trouble = f", [red]{channel.waiting:,} messages wait ({why})[/]: dropflow notify test"
     if channel.given_up:
         trouble += f", [red]{channel.given_up:,} given up[/]"
     return f"channel {escape(channel.channel)}  {told}{trouble}"

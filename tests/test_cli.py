@@ -15,8 +15,17 @@ from conftest import store_environment
 from fake_prefect import fake_prefect
 from serving import QuietHandler, serving
 
-from dropflow.errors import explained, naming
-from dropflow.settings import PROJECT
+from dropflow import cli
+from dropflow.datasets import Dataset
+from dropflow.drops import Drop, Outcome
+from dropflow.errors import PermanentError, explained, naming
+from dropflow.objects import ObjectRef
+from dropflow.quality import StepDone
+from dropflow.receipts import Receipt
+from dropflow.settings import PROJECT, Settings
+from dropflow.storage import ObjectStore
+from flows.models import ModelCard
+from flows.preprocessors import PreprocessorCard
 
 DROPFLOW = str(Path(sys.executable).with_name("dropflow"))
 COMMANDS = [
@@ -222,3 +231,102 @@ def test_a_prefect_server_that_refuses_is_told_by_apply_and_doctor(
     findings = {one["name"]: one for one in json.loads(looked.stdout)}
     assert findings["deployments and automations"]["state"] == "failed"
     assert told in findings["deployments and automations"]["found"]
+
+
+ESCAPES = "\x1b]0;owned\x07\x9b31m[bold]"
+"""Sets a terminal's title and colour, were it printed as it is; and rich's markup."""
+
+
+def _is_plain(text: str) -> bool:
+    return all(one.isprintable() or one == "\n" for one in text)
+
+
+def test_forged_cards_write_no_control_sequences_into_a_terminal(
+    store: ObjectStore, moto_endpoint: str, churn: Dataset, tmp_path: Path
+) -> None:
+    fitted = PreprocessorCard(
+        name="churn",
+        version=1,
+        recipe=ESCAPES,
+        dataset=churn,
+        sklearn=ESCAPES,
+        bucket="raw",
+        key=f"churn/{ESCAPES}.csv",
+        etag=ESCAPES,
+        rows=1,
+        run_id=ESCAPES,
+        content_key=f"_preprocessors/churn/{'0' * 64}.skops",
+        sha256="0" * 64,
+    )
+    model = ModelCard(
+        dataset="churn",
+        version=1,
+        task="classification",
+        model="random_forest",
+        estimator=ESCAPES,
+        seed=1,
+        target=ESCAPES,
+        features=(ESCAPES,),
+        better_by="f1",
+        metrics={"f1": 1.0, ESCAPES: 0.5},
+        rows_train=1,
+        rows_test=1,
+    )
+    other = fitted.model_copy(update={"name": ESCAPES})
+    for key, card in (
+        ("_preprocessors/churn/v0001.json", fitted),
+        ("_preprocessors/churn/v0002.json", other),
+        ("_models/churn/v0001/model.json", model),
+        ("_models/churn/v0002/model.json", model.model_copy(update={"dataset": ESCAPES})),
+    ):
+        store.put("processed", key, card.model_dump_json().encode(), "application/json")
+    for command, skipped, said in (
+        ("preprocessors", "v0002.json", ESCAPES),
+        ("models", "v0002/model.json", ESCAPES),
+    ):
+        shown = run(command, "churn", cwd=tmp_path, **store_environment(moto_endpoint))
+        as_json = run(command, "churn", "--json", cwd=tmp_path, **store_environment(moto_endpoint))
+        assert (shown.returncode, as_json.returncode) == (0, 0), shown.stderr + as_json.stderr
+        assert _is_plain(shown.stdout + shown.stderr + as_json.stdout + as_json.stderr)
+        assert "]0;owned" in shown.stdout
+        assert skipped in shown.stderr
+        (one,) = json.loads(as_json.stdout)
+        assert said in (one.get("sklearn"), one.get("target")), "a script gets it as it is"
+
+
+def test_a_forged_receipt_writes_no_control_sequences_into_a_terminal(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receipt = Receipt(
+        dataset="churn",
+        bucket="raw",
+        key="churn/a.csv",
+        etag="e",
+        fingerprint="f",
+        fate="processed",
+        output_bucket="processed",
+        output_key=f"churn/{ESCAPES}.parquet",
+        warnings=(ESCAPES,),
+        steps=(StepDone(name=ESCAPES, detail=ESCAPES, seconds=1),),
+        flow_run_id=ESCAPES,
+    )
+    dropped = Drop(Path("a.csv"), ObjectRef("raw", "churn/a.csv"), None, receipt.written_at)
+    cli._print_outcome(settings, Outcome(dropped, receipt.fate, ESCAPES, 1.0, receipt, receipt.flow_run_id))
+    printed = capsys.readouterr().out
+    assert printed.count("]0;owned") == 6
+    assert printed.count("[bold]") == 6
+    assert _is_plain(printed)
+
+
+def test_an_error_writes_no_control_sequences_into_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermanentError(f"{ESCAPES}\nand a second line")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit):
+        cli.main()
+    printed = capsys.readouterr().err
+    assert printed.splitlines() == ["Error: %1B]0;owned%07%C2%9B31m[bold]", "and a second line"]
