@@ -5,14 +5,12 @@
     _models/<dataset>/v0001/model.json     the card, written last: the commit
     _models/<dataset>/best.json            which version is best, changed by compare-and-swap
 
-Nothing is ever unpickled: skops builds only types that it or TRUSTED names.
+Nothing is ever unpickled: skops builds only what TYPES names, and that is compared with what training builds.
 """
 
 import hashlib
-import io
 import logging
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,17 +20,37 @@ from uuid import uuid4
 import numpy as np
 import sklearn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sklearn.base import BaseEstimator
+from sklearn._loss._loss import (
+    CyAbsoluteError,
+    CyHalfBinomialLoss,
+    CyHalfGammaLoss,
+    CyHalfMultinomialLoss,
+    CyHalfPoissonLoss,
+    CyHalfSquaredError,
+    CyPinballLoss,
+)
+from sklearn._loss.link import IdentityLink, Interval, LogitLink, LogLink, MultinomialLogit
+from sklearn._loss.loss import (
+    AbsoluteError,
+    HalfBinomialLoss,
+    HalfGammaLoss,
+    HalfMultinomialLoss,
+    HalfPoissonLoss,
+    HalfSquaredError,
+    PinballLoss,
+)
+from sklearn.base import BaseEstimator, clone
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.ensemble._hist_gradient_boosting.binning import _BinMapper
 from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
 from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import LabelEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.tree._tree import Tree
 
@@ -42,25 +60,40 @@ from dropflow.objects import printable
 from dropflow.receipts import MOST_RACES
 from dropflow.storage import ABSENT, ObjectStore
 from dropflow.trainings import Metric, ModelKind, Task, Training, is_better
-from flows import archives
-from flows.training import ESTIMATORS, SCALED, Trained
+from flows import archives, structures
+from flows.training import ESTIMATORS, Trained, build
 
 log = logging.getLogger(__name__)
 
 PREFIX = "_models/"
-TRUSTED = (
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.tree._tree.Tree",
+_FORESTS = (RandomForestClassifier, RandomForestRegressor)
+_TREES = (DecisionTreeClassifier, DecisionTreeRegressor)
+_BOOSTED = (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
+_LOSSES = (
+    *(AbsoluteError, HalfBinomialLoss, HalfGammaLoss, HalfMultinomialLoss, HalfPoissonLoss),
+    *(HalfSquaredError, PinballLoss),
 )
-"""What our models are made of besides the types skops itself trusts.
+_LINKS = (IdentityLink, Interval, LogitLink, LogLink, MultinomialLogit)
+_LOSSES_IN_C = (
+    *(CyAbsoluteError, CyHalfBinomialLoss, CyHalfGammaLoss, CyHalfMultinomialLoss, CyHalfPoissonLoss),
+    *(CyHalfSquaredError, CyPinballLoss),
+)
+TYPES: archives.Types = archives.PLAIN | {
+    "ObjectNode": archives.names(
+        *(Pipeline, StandardScaler, *ESTIMATORS.values(), LabelEncoder),
+        *(*_LOSSES, *_LINKS, _BinMapper, TreePredictor),
+    ),
+    "LossNode": archives.names(*_LOSSES_IN_C),
+    "TreeNode": archives.names(Tree),
+    "RandomGeneratorNode": archives.names(np.random.Generator),
+}
+"""All that our models may be made of.
 
-Both hold arrays of numbers only, but scikit-learn follows those without looking: see `_check_trees`.
+Trees hold arrays of numbers only, but scikit-learn follows those without looking: see `_check_trees`.
 """
-MOST_BYTES = 4 * 2**30
-"""A model unpacked: a small archive must not fill the memory."""
 ATTEMPT = "attempt"
 """Metadata of a model: which call of `register` wrote it, should the answer to its PUT be lost."""
-_VERSION = re.compile(r"v([0-9]{4,})/(.+)")
+_VERSION = re.compile(r"v([0-9]{4}|[1-9][0-9]{4,})/(.+)")
 Which = int | Literal["best", "latest"]
 
 
@@ -209,7 +242,10 @@ def register(
 
 def _dump(estimator: BaseEstimator) -> bytes:
     body = archives.dumps(estimator)
-    _check_types(body, "the model just trained")
+    try:
+        archives.check(body, TYPES)
+    except archives.ArchiveError as error:
+        raise PermanentError(f"the model just trained {error}") from error
     return body
 
 
@@ -285,7 +321,8 @@ def compare(card: ModelCard, last: ModelCard | None) -> tuple[bool, str]:
     if last is None:
         return True, "the first model"
     if (last.task, last.target) != (card.task, card.target):
-        return True, f"v{last.version:04d} answers another question: {last.task} of {last.target}"
+        question = f"{last.task} of {printable(last.target, 60)}"
+        return True, f"v{last.version:04d} answers another question: {question}"
     than = last.metrics.get(metric)
     if value is None:
         return False, f"{metric} is undefined on the rows held out"
@@ -379,31 +416,49 @@ def load_model(store: ObjectStore, dataset: Dataset, which: Which) -> tuple[Mode
 
 
 def _load(body: bytes, url: str, card: ModelCard) -> BaseEstimator:
-    _check_types(body, url)
     try:
-        estimator = archives.loads(body, TRUSTED)
-        features = tuple(map(str, estimator.feature_names_in_))
-    except Exception as error:
-        # skops follows what the archive says; what breaks on the way can be anything.
-        raise PermanentError(f"{url} cannot be loaded: {printable(str(error), 200)}") from error
-    if not _is_of(estimator, card) or features != card.features:
-        raise PermanentError(f"{url} is not the model its card tells of: train it again")
+        estimator: BaseEstimator = archives.loads(body, TYPES)
+    except archives.ArchiveError as error:
+        raise PermanentError(f"{url} {error}") from error
     try:
-        sound = _check_trees(estimator, len(features))
+        wanted = build(Training(model=card.model, options=card.options, seed=card.seed), card.task)
+        where = structures.unlike(estimator, wanted, _held)
+        same = not where and tuple(map(str, estimator.feature_names_in_)) == card.features
+        sound = same and _check_trees(estimator, len(card.features))
     except Exception as error:
+        # Something is missing, or the card's options are of no such model.
         raise PermanentError(f"{url} is incomplete: {printable(str(error), 200)}") from error
+    if not same:
+        raise PermanentError(
+            f"{url} is not the model its card tells of ({printable(where) or 'features'}): train it again"
+        )
     if not sound:
         raise PermanentError(f"{url} holds a tree that leads nowhere: not used")
     return estimator
 
 
-def _is_of(estimator: Any, card: ModelCard) -> bool:
-    """Whether it is of exactly the classes that such a card's model is made of."""
-    wanted = ESTIMATORS.get((card.model, card.task))
-    if card.model in SCALED:
-        steps = [type(step) for _, step in estimator.steps] if type(estimator) is Pipeline else []
-        return steps == [StandardScaler, wanted]
-    return type(estimator) is wanted
+def _held(found: Any, wanted: Any) -> dict[str, Any]:
+    """What a fitted model holds besides values."""
+    if isinstance(wanted, _FORESTS):
+        trees = [_tree_of(wanted, one.random_state) for one in found.estimators_]
+        return {"estimator_": wanted.estimator, "estimators_": trees}
+    if isinstance(wanted, _TREES):
+        return {"tree_": structures.Of([Tree])}
+    if isinstance(wanted, _BOOSTED):
+        return {
+            "_label_encoder": LabelEncoder(),
+            "_loss": structures.Of([*_LOSSES, *_LINKS, *_LOSSES_IN_C]),
+            "_bin_mapper": structures.Of([_BinMapper]),
+            "_predictors": structures.Of([TreePredictor]),
+            "_feature_subsample_rng": structures.Of([np.random.Generator]),
+        }
+    return {}
+
+
+def _tree_of(forest: Any, seed: Any) -> Any:
+    """As the forest makes it; each has a seed of its own."""
+    options = {name: getattr(forest, name) for name in forest.estimator_params}
+    return clone(forest.estimator).set_params(**options | {"random_state": seed})
 
 
 def _check_trees(estimator: Any, features: int) -> bool:
@@ -411,18 +466,19 @@ def _check_trees(estimator: Any, features: int) -> bool:
 
     A made-up index would have scikit-learn read outside the array: at best the process dies.
     """
-    if isinstance(estimator, HistGradientBoostingClassifier | HistGradientBoostingRegressor):
+    if isinstance(estimator, _BOOSTED):
         trees = [tree for round_ in estimator._predictors for tree in round_]
-        return estimator.is_categorical_ is None and all(_is_sound_record(tree, features) for tree in trees)
-    if isinstance(estimator, RandomForestClassifier | RandomForestRegressor):
+        categories = estimator.is_categorical_ is not None or estimator._bin_mapper.is_categorical_.any()
+        return not categories and all(_is_sound_record(tree, features) for tree in trees)
+    if isinstance(estimator, _FORESTS):
         return all(_is_sound_tree(tree, features) for tree in estimator.estimators_)
-    if isinstance(estimator, DecisionTreeClassifier | DecisionTreeRegressor):
+    if isinstance(estimator, _TREES):
         return _is_sound_tree(estimator, features)
     return True
 
 
 def _is_sound_tree(owner: Any, features: int) -> bool:
-    if type(owner) not in (DecisionTreeClassifier, DecisionTreeRegressor) or type(owner.tree_) is not Tree:
+    if type(owner) not in _TREES or type(owner.tree_) is not Tree:
         return False
     tree = owner.tree_
     # First of all: the arrays below are views of as many nodes as the file says.
@@ -450,23 +506,6 @@ def _leads_on(inner: Any, left: Any, right: Any, feature: Any, features: int) ->
     return bool((within & (feature >= 0) & (feature < features)).all())
 
 
-def _check_types(body: bytes, what: str) -> None:
-    """Raises PermanentError where the archive is none, is too large, or names a type not trusted."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            size = sum(item.file_size for item in archive.infolist())
-        types = archives.untrusted_types(body) if size <= MOST_BYTES else []
-    except Exception as error:
-        raise PermanentError(f"{what} is no skops file: {printable(str(error), 200)}") from error
-    if size > MOST_BYTES:
-        raise PermanentError(f"{what} would take {size / 2**30:.1f} GiB of memory: too large")
-    unknown = sorted(set(types) - set(TRUSTED))
-    if unknown:
-        raise PermanentError(
-            f"{what} holds the type {printable(', '.join(unknown), 200)}, which is not trusted: not loaded"
-        )
-
-
 def _card(store: ObjectStore, dataset: Dataset, version: int) -> ModelCard:
     key = f"{folder(dataset, version)}model.json"
     try:
@@ -474,7 +513,9 @@ def _card(store: ObjectStore, dataset: Dataset, version: int) -> ModelCard:
     except ValidationError as error:
         raise PermanentError(f"s3://{dataset.output_bucket}/{key} is no model card: delete it") from error
     if (card.dataset, card.version) != (dataset.name, version):
-        raise PermanentError(f"s3://{dataset.output_bucket}/{key} is the card of {card.name}: delete it")
+        raise PermanentError(
+            f"s3://{dataset.output_bucket}/{key} is the card of {printable(card.name, 60)}: delete it"
+        )
     return card
 
 

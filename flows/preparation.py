@@ -202,7 +202,8 @@ class Preparation:
         facts = {"rows": learnt.rows, "reference": learnt.reference, "run_id": self.run_id}
         place = {"bucket": ref.bucket, "key": ref.key, "etag": ref.etag}
         made = save(self.store, self.dataset, learnt.fitted, another=self.refit, **place, **facts)
-        self.log.info("preprocessor %s of %s was fitted on %s", made.card.label, self.dataset.name, ref.url)
+        name = _name(self.dataset, ref.key)
+        self.log.info("preprocessor %s of %s was fitted on %s", made.card.label, self.dataset.name, name)
         return made
 
     def _make(
@@ -245,7 +246,8 @@ class Preparation:
             self.store, ref, self.dataset
         )
         if reason:
-            self.log.warning("%s is large, and prepared in memory as a whole: %s", ref.url, reason)
+            name = _name(self.dataset, ref.key)
+            self.log.warning("%s is large, and prepared in memory as a whole: %s", name, reason)
         return not reason
 
     def _make_large(self, ref: ObjectRef, fingerprint: str, preprocessor: Preprocessor | None) -> Made | None:

@@ -3,8 +3,11 @@
     from flows.preprocessors import load_preprocessor
     load_preprocessor("churn").transform(df)
 
-gives exactly what the pipeline makes of the same rows. Stored with skops, never pickled: only known types
-are loaded.
+gives exactly what the pipeline makes of the same rows. Stored with skops, never pickled.
+
+Whoever may write the bucket may forge any of it. So a card decides nothing: what is carried out, and where
+things lie, is said by the dataset as it is declared here; and what is loaded is compared with what its
+steps would build.
 """
 
 import hashlib
@@ -15,29 +18,56 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import sklearn
 from pydantic import Field, ValidationError
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.impute import KNNImputer, SimpleImputer
+from sklearn.preprocessing import (
+    KBinsDiscretizer,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PowerTransformer,
+    StandardScaler,
+    TargetEncoder,
+)
 
 from dropflow.columns import Strict
 from dropflow.datasets import Dataset
 from dropflow.declarations import load_datasets
 from dropflow.errors import AlreadyExistsError, ObjectMissingError, PermanentError, TransientError
 from dropflow.objects import ObjectRef, printable
+from dropflow.recipes import DICT_SEPARATOR
 from dropflow.settings import load_settings
 from dropflow.storage import ABSENT, ObjectStore, connect
-from flows import archives, contract, steps
+from flows import archives, contract, steps, structures
 from flows.drift import ColumnReference
+from flows.transformers import (
+    Cast,
+    ClipOutliers,
+    Columnwise,
+    Derive,
+    Drop,
+    Encoder,
+    Filter,
+    FixedBins,
+    Rename,
+    Select,
+    SparseOneHot,
+)
 
 log = logging.getLogger(__name__)
 
 PREFIX = "_preprocessors/"
-_OURS = (
-    *("Cast", "ClipOutliers", "Columnwise", "Derive", "Drop", "Encoder", "Filter", "FixedBins", "Rename"),
-    *("Select", "SparseOneHot"),
-)
-TRUSTED = ["numpy.dtype", *(f"flows.transformers.{name}" for name in _OURS)]
-"""All that a stored preprocessor may hold besides what skops trusts: scikit-learn's and numpy's own."""
+TYPES: archives.Types = archives.PLAIN | {
+    "ObjectNode": archives.names(
+        *(Cast, ClipOutliers, Columnwise, Derive, Drop, Encoder, Filter, FixedBins, Rename, Select),
+        *(SparseOneHot, DictVectorizer, OneHotEncoder, OrdinalEncoder, TargetEncoder),
+        *(SimpleImputer, KNNImputer, KBinsDiscretizer, *steps.SCALERS.values()),
+    )
+}
+"""All that a stored preprocessor may be made of."""
 MOST_RACES = 100
 _CARD = re.compile(r"v([0-9]{4,})\.json")
 
@@ -46,7 +76,7 @@ class PreprocessorCard(Strict):
     """What is known of one version. Written last, with a conditional PUT: it is the commit."""
 
     name: str
-    version: int
+    version: int = Field(ge=1)
     recipe: str
     dataset: Dataset
     sklearn: str
@@ -57,7 +87,7 @@ class PreprocessorCard(Strict):
     run_id: str = ""
     fitted_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     content_key: str
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     reference: dict[str, ColumnReference] = Field(default_factory=dict)
 
     @property
@@ -71,9 +101,10 @@ class PreprocessorCard(Strict):
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """A fitted recipe. `steps`: one fitted transformer for each step of the dataset."""
+    """A fitted recipe. `dataset`: as declared here; `steps`: a fitted transformer for each of its steps."""
 
     card: PreprocessorCard
+    dataset: Dataset
     steps: tuple[Any, ...]
 
     def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +112,7 @@ class Preprocessor:
 
         The index is that of the frame given. Raises RejectedError where rows break the contract.
         """
-        dataset = self.card.dataset
+        dataset = self.dataset
         done = contract.check(frame, dataset, max_share=0.0, serving=True).good
         done = steps.prepared(done, dataset)
         for step, fitted in zip(dataset.steps, self.steps, strict=True):
@@ -107,14 +138,14 @@ def load_preprocessor(
         raise PermanentError(
             f"{name} has {which} that fits its recipe and this scikit-learn (there are: {there})"
         )
-    return load(store, chosen[-1])
+    return load(store, dataset, chosen[-1])
 
 
 def cards(store: ObjectStore, dataset: Dataset) -> Iterator[PreprocessorCard]:
     """All versions that can be read, the oldest first; one of another release may not, and is never used."""
     for _, key in _numbered(store, dataset):
         try:
-            yield read_card(store, dataset.output_bucket, key)
+            yield read_card(store, dataset, key)
         except PermanentError as error:
             log.warning("%s", error)
 
@@ -128,18 +159,41 @@ def _numbered(store: ObjectStore, dataset: Dataset) -> list[tuple[int, str]]:
 
 def in_use(card: PreprocessorCard, dataset: Dataset) -> bool:
     """Whether the version can transform for the dataset as it is declared now."""
-    return card.recipe == steps.recipe_id(dataset) and card.sklearn == sklearn.__version__
+    return has_recipe(card, dataset) and card.sklearn == sklearn.__version__
 
 
-def read_card(store: ObjectStore, bucket: str, key: str) -> PreprocessorCard:
-    """Raises PermanentError when it cannot be read."""
-    body = store.get(bucket, key)[1]
+def has_recipe(card: PreprocessorCard, dataset: Dataset) -> bool:
+    """Whether it was fitted with the recipe that the dataset has now.
+
+    Reckoned, as a card may say what it likes; and as it says, as another release may have reckoned otherwise.
+    """
+    declared = steps.recipe_id(dataset)
+    return card.recipe == declared == steps.recipe_id(card.dataset)
+
+
+def read_card(store: ObjectStore, dataset: Dataset, key: str) -> PreprocessorCard:
+    """Raises PermanentError when it cannot be read, or is the card of another place."""
+    url = f"s3://{dataset.output_bucket}/{printable(key)}"
+    body = store.get(dataset.output_bucket, key)[1]
     try:
-        return PreprocessorCard.model_validate_json(body)
+        card = PreprocessorCard.model_validate_json(body)
     except ValidationError as error:
+        raise PermanentError(f"{url} is no preprocessor's card: delete it, or refit") from error
+    named = (card.name, card.dataset.name, card.content_key, key)
+    if named != (dataset.name, dataset.name, _content_key(dataset, card.sha256), _key(dataset, card.version)):
         raise PermanentError(
-            f"s3://{bucket}/{printable(key)} is no preprocessor's card: delete it, or refit"
-        ) from error
+            f"{url} is the card of {printable(card.name, 40)} {card.label} with the content "
+            f"{printable(card.content_key)}, which does not belong here: delete it, or refit"
+        )
+    return card
+
+
+def _key(dataset: Dataset, version: int) -> str:
+    return f"{PREFIX}{dataset.name}/v{version:04}.json"
+
+
+def _content_key(dataset: Dataset, sha256: str) -> str:
+    return f"{PREFIX}{dataset.name}/{sha256}.skops"
 
 
 def save(
@@ -152,12 +206,12 @@ def save(
     """
     content = archives.dumps(tuple(fitted))
     digest = hashlib.sha256(content).hexdigest()
-    content_key = f"{PREFIX}{dataset.name}/{digest}.skops"
+    content_key = _content_key(dataset, digest)
     store.put(dataset.output_bucket, content_key, content, "application/zip")
     taken = _numbered(store, dataset)
     version = taken[-1][0] if taken else 0
     if not another and (first := _first_in_use(store, dataset)):
-        return load(store, first)
+        return load(store, dataset, first)
     for _ in range(MOST_RACES):
         version += 1
         card = PreprocessorCard(
@@ -170,17 +224,17 @@ def save(
             sha256=digest,
             **facts,
         )
-        key = f"{PREFIX}{dataset.name}/v{version:04}.json"
+        key = _key(dataset, version)
         body = card.model_dump_json(indent=1).encode()
         try:
             store.put(dataset.output_bucket, key, body, "application/json", instead_of=ABSENT)
         except AlreadyExistsError:
-            there = read_card(store, dataset.output_bucket, key)
+            there = read_card(store, dataset, key)
             # Ours after all, if only the answer to an earlier attempt was lost.
             if there == card or (not another and in_use(there, dataset)):
-                return load(store, there)
+                return load(store, dataset, there)
         else:
-            return load(store, card)
+            return load(store, dataset, card)
     raise TransientError(f"no free version for a preprocessor of {dataset.name}: other runs take them all")
 
 
@@ -188,35 +242,69 @@ def _first_in_use(store: ObjectStore, dataset: Dataset) -> PreprocessorCard | No
     return next((card for card in cards(store, dataset) if in_use(card, dataset)), None)
 
 
-def load(store: ObjectStore, card: PreprocessorCard) -> Preprocessor:
-    """Raises PermanentError when the content is not what the card says, or of types not known here."""
-    what = f"preprocessor {card.label} of {card.name}"
+def load(store: ObjectStore, dataset: Dataset, card: PreprocessorCard) -> Preprocessor:
+    """The version as the dataset's steps take it.
+
+    Raises PermanentError when the content is not what the card says, or not what the steps would build.
+    """
+    what = f"preprocessor {card.label} of {dataset.name}"
     check_version(card)
     try:
-        content = store.get(card.dataset.output_bucket, card.content_key)[1]
+        content = store.get(dataset.output_bucket, _content_key(dataset, card.sha256))[1]
     except ObjectMissingError as error:
         raise PermanentError(f"{what}: its content is gone: refit it") from error
     if hashlib.sha256(content).hexdigest() != card.sha256:
         raise PermanentError(f"{what}: its content was changed since it was stored: not loaded; refit it")
-    return Preprocessor(card, tuple(_trusted(content, what)))
-
-
-def _trusted(content: bytes, what: str) -> Any:
     try:
-        foreign = sorted(set(archives.untrusted_types(content)) - set(TRUSTED))
-        found = None if foreign else archives.loads(content, TRUSTED)
-    except Exception as error:
-        # Whatever a tampered archive makes skops raise.
-        raise PermanentError(f"{what} cannot be read ({type(error).__name__}): refit it") from error
-    if foreign:
-        raise PermanentError(f"{what} holds types that are not trusted: {', '.join(foreign)[:300]}")
+        return Preprocessor(card, dataset, _fitted(archives.loads(content, TYPES), dataset))
+    except archives.ArchiveError as error:
+        raise PermanentError(f"{what} {error}; refit it") from error
+
+
+def _fitted(found: Any, dataset: Dataset) -> tuple[Any, ...]:
+    """Raises ArchiveError where these are not the dataset's steps, fitted."""
+    wanted = [steps.build(step, dataset) for step in dataset.steps]
+    if type(found) is not tuple or len(found) != len(wanted):
+        raise archives.ArchiveError(f"does not have the {len(wanted)} steps of its recipe: not used")
+    for number, (one, other) in enumerate(zip(found, wanted, strict=True), start=1):
+        try:
+            where = structures.unlike(one, other, _held)
+        except Exception as error:
+            # Something is missing, or of another kind.
+            raise archives.ArchiveError(f"is incomplete in step {number}: not used") from error
+        if where:
+            raise archives.ArchiveError(
+                f"holds something else in step {number} than its recipe makes ({printable(where)}): not used"
+            )
     return found
+
+
+def _held(found: Any, wanted: Any) -> dict[str, Any]:
+    """The transformers that a fitted one holds.
+
+    Encoders are fitted anew on their categories: scikit-learn follows what else they say out of its memory.
+    """
+    if isinstance(wanted, Columnwise):
+        return {"fitted_": [one for _, one in wanted.parts]}
+    if isinstance(wanted, SparseOneHot):
+        vectorizer = DictVectorizer(sparse=True, dtype=np.float32, separator=DICT_SEPARATOR)
+        return {"vectorizer_": vectorizer.fit([dict.fromkeys(found.vectorizer_.feature_names_, 1)])}
+    if isinstance(wanted, PowerTransformer):
+        return {"_scaler": StandardScaler(copy=False)}
+    if isinstance(wanted, Encoder) and wanted.how == "target":
+        kind = "continuous" if found.encoder_.target_type == "continuous" else "auto"
+        return {"encoder_": TargetEncoder(target_type=kind)}
+    if isinstance(wanted, Encoder) and wanted.how != "frequency":
+        anew = Encoder(wanted.how, list(found.categories_)).fit(pd.DataFrame({"": [None]}))
+        return {"encoder_": anew.encoder_}
+    return {}
 
 
 def check_version(card: PreprocessorCard) -> None:
     """Raises PermanentError when another scikit-learn has fitted it."""
     if card.sklearn != sklearn.__version__:
         raise PermanentError(
-            f"preprocessor {card.label} of {card.name} was fitted with scikit-learn {card.sklearn}, and this "
-            f"is {sklearn.__version__}: the same numbers are not certain; refit it"
+            f"preprocessor {card.label} of {printable(card.name, 40)} was fitted with scikit-learn "
+            f"{printable(card.sklearn, 40)}, and this is {sklearn.__version__}: the same numbers are not "
+            "certain; refit it"
         )

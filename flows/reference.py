@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from threading import Lock
 
-from dropflow.datasets import Dataset
+from dropflow.datasets import Dataset, canary_prefix
 from dropflow.errors import PermanentError, RejectedError
-from dropflow.objects import ObjectRef
+from dropflow.objects import ObjectRef, printable
 from dropflow.storage import ObjectStore
-from flows import steps
-from flows.preprocessors import Preprocessor, PreprocessorCard, cards, in_use, load
+from flows.preprocessors import Preprocessor, PreprocessorCard, cards, has_recipe, in_use, load
 
 
 class Reference:
@@ -59,10 +58,10 @@ class Reference:
         known = list(cards(self._store, self._dataset))
         pinned = self._dataset.fit.version
         if pinned:
-            return load(self._store, self._pinned(known, pinned))
+            return load(self._store, self._dataset, self._pinned(known, pinned))
         fitting = [card for card in known if in_use(card, self._dataset)]
         if fitting:
-            return load(self._store, fitting[-1])
+            return load(self._store, self._dataset, fitting[-1])
         return self._fit_again(known[-1]) if known else self._fit(ref)
 
     def _pinned(self, known: list[PreprocessorCard], version: int) -> PreprocessorCard:
@@ -73,7 +72,7 @@ class Reference:
             raise PermanentError(
                 f"fit: reference v{version}: {name} has no such version that can be read (there are: {there})"
             )
-        if card.recipe != steps.recipe_id(self._dataset):
+        if not has_recipe(card, self._dataset):
             raise PermanentError(
                 f"fit: reference v{version}: it was fitted with another recipe than {name} has now; undo the "
                 f"change, or write `fit: reference` for a new version"
@@ -82,13 +81,19 @@ class Reference:
 
     def _fit_again(self, card: PreprocessorCard) -> Preprocessor:
         ref = card.fitted_on
-        if self._store.is_current(ref):
+        url = printable(ref.url, 300)
+        if self._may_teach(ref) and self._store.is_current(ref):
             try:
                 return self._fit(ref)
             except RejectedError as error:
-                raise PermanentError(f"{self._dataset.name}: the reference {ref.url} {error}") from error
+                raise PermanentError(f"{self._dataset.name}: the reference {url} {error}") from error
         raise PermanentError(
             f"{self._dataset.name}: recipe or scikit-learn has changed since {card.label} was fitted on "
-            f"{ref.url}, which is gone or overwritten: run preprocess/{self._dataset.name} with `refit` "
+            f"{url}, which is gone or overwritten: run preprocess/{self._dataset.name} with `refit` "
             "and a key"
         )
+
+    def _may_teach(self, ref: ObjectRef) -> bool:
+        """Whether it is one of the dataset's own: a forged card may name any that the worker can read."""
+        is_canary = ref.key.startswith(canary_prefix(self._dataset))
+        return self._dataset.matches(ref.bucket, ref.key) and not is_canary

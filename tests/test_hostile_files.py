@@ -98,7 +98,8 @@ class Desk:
 
     @property
     def preprocessor(self) -> Preprocessor:
-        return load(self.store, list(cards(self.store, self.dataset))[-1])  # type: ignore[arg-type, type-var]
+        known = list(cards(self.store, self.dataset))  # type: ignore[arg-type]
+        return load(self.store, self.dataset, known[-1])  # type: ignore[arg-type]
 
 
 def prepare(dataset: Dataset, content: bytes | str, key: str = "h/a.csv") -> Done:

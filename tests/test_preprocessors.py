@@ -1,6 +1,8 @@
 """Fit and transform: stored preprocessors, drift, checkpoints, quarantine, on a whole Preparation."""
 
+import copy
 import io
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,8 @@ import pandas as pd
 import pytest
 import skops.io
 from memory_store import MemoryStore
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from dropflow.datasets import Dataset
 from dropflow.errors import PermanentError, RejectedError
@@ -47,7 +51,7 @@ class Bench:
 
     def preprocessor(self, version: int = -1) -> Preprocessor:
         known = list(cards(self.store, self.dataset))
-        return load(self.store, known[version])
+        return load(self.store, self.dataset, known[version])
 
     def changed(self, **changes: Any) -> "Bench":
         fields = self.dataset.model_dump(mode="json", exclude_unset=True)
@@ -157,6 +161,22 @@ def test_a_file_that_cannot_be_fitted_on_is_rejected_and_the_next_one_teaches(re
     assert reference.receipt("a.csv").preprocessor == "v1"
 
 
+def card_of(bench: Bench) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(bench.store.get("processed", "_preprocessors/churn/v0001.json")[1])
+    return found
+
+
+def forge(bench: Bench, content: bytes | None = None, **fields: Any) -> None:
+    """Put v2 in place: a content, and a card that vouches for it, with these fields set."""
+    card = card_of(bench) | {"version": 2}
+    if content is not None:
+        digest = preprocessors.hashlib.sha256(content).hexdigest()
+        card |= {"sha256": digest, "content_key": f"_preprocessors/churn/{digest}.skops"}
+        bench.store.put("processed", card["content_key"], content, "application/zip")
+    body = json.dumps(card | fields).encode()
+    bench.store.put("processed", "_preprocessors/churn/v0002.json", body, "application/json")
+
+
 class Foreign:
     def __init__(self) -> None:
         self.harm = 1
@@ -169,16 +189,195 @@ def test_tampered_content_is_not_loaded(reference: Bench) -> None:
     reference.store.put("processed", card.content_key, evil, "application/zip")
     with pytest.raises(PermanentError, match="was changed since it was stored"):
         reference.preprocessor()
-    signed = card.model_copy(update={"sha256": preprocessors.hashlib.sha256(evil).hexdigest()})
-    with pytest.raises(PermanentError, match=r"types that are not trusted: .*Foreign"):
-        load(reference.store, signed)
-    torn = b"PK\x03\x04 nonsense"
-    reference.store.put("processed", card.content_key, torn, "application/zip")
+    forge(reference, evil)
+    with pytest.raises(PermanentError, match=r"holds the type .*Foreign.* not trusted"):
+        reference.preprocessor()
+    forge(reference, b"PK\x03\x04 nonsense")
     with pytest.raises(PermanentError, match="cannot be read"):
-        load(
-            reference.store,
-            card.model_copy(update={"sha256": preprocessors.hashlib.sha256(torn).hexdigest()}),
-        )
+        reference.preprocessor()
+
+
+RAN: list[str] = []
+
+
+def planted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Stands for any importable function: what a forged card names as `prepare`."""
+    RAN.append("planted")
+    return frame
+
+
+@pytest.fixture
+def declared(reference: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A dataset with v1 in its bucket, as `load_preprocessor` finds both."""
+    reference.prepare("a.csv", FIRST)
+    monkeypatch.setattr(preprocessors, "load_datasets", lambda _: {"churn": reference.dataset})
+    return reference
+
+
+def test_a_forged_card_runs_no_function(declared: Bench) -> None:
+    RAN.clear()
+    evil = {**card_of(declared)["dataset"], "prepare": f"{__name__}:planted"}
+    forge(declared, dataset=evil)
+    served = load_preprocessor("churn", store=declared.store)
+    served.transform(raw(SECOND))
+    assert (served.card.label, RAN) == ("v1", [])
+    with pytest.raises(PermanentError, match=r"churn has no v2 that fits its recipe"):
+        load_preprocessor("churn", 2, store=declared.store)
+    pinned = declared.changed(fit="reference v2").prepare("b.csv", SECOND)
+    assert "it was fitted with another recipe" in pinned.message
+
+
+def test_what_a_card_says_besides_its_recipe_decides_nothing(declared: Bench) -> None:
+    changes = {"output_bucket": "elsewhere", "unknown_columns": "drop", "quarantine": {"max_share": 1.0}}
+    forge(declared, dataset={**card_of(declared)["dataset"], **changes})
+    served = load_preprocessor("churn", store=declared.store)
+    assert (served.card.label, served.dataset) == ("v2", declared.dataset)
+    pd.testing.assert_frame_equal(
+        served.transform(raw(SECOND)), declared.preprocessor(0).transform(raw(SECOND)), check_exact=True
+    )
+
+
+def test_a_card_that_names_a_recipe_it_was_not_fitted_with_is_not_used(declared: Bench) -> None:
+    other = declared.changed(steps=[{"drop": ["Surname"]}])
+    forge(declared, dataset=other.dataset.model_dump(mode="json"), recipe=steps.recipe_id(declared.dataset))
+    assert load_preprocessor("churn", store=declared.store).card.label == "v1"
+    other.prepare("b.csv", SECOND)
+    assert other.receipt("b.csv").preprocessor == "v3", "nor is it one of that other recipe"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "other"),
+        ("version", 7),
+        ("version", -1),
+        ("content_key", "other/secret.skops"),
+        ("content_key", "_preprocessors/churn/../../other/secret.skops"),
+        ("sha256", "../../other"),
+        ("dataset", {"name": "other", "match": "raw/other/*.csv"}),
+        ("name", "\x1b]0;owned\x07\x9b31m[bold]"),
+    ],
+)
+def test_a_card_of_another_place_is_as_good_as_none(
+    declared: Bench, caplog: pytest.LogCaptureFixture, field: str, value: Any
+) -> None:
+    if field == "dataset":
+        value = {**card_of(declared)["dataset"], **value}
+    forge(declared, **{field: value})
+    assert [card.label for card in cards(declared.store, declared.dataset)] == ["v1"]
+    (warning,) = caplog.messages
+    assert warning.startswith("s3://processed/_preprocessors/churn/v0002.json is ")
+    assert warning.endswith(": delete it, or refit")
+    assert warning.isprintable()
+    with pytest.raises(PermanentError, match="delete it, or refit"):
+        preprocessors.read_card(declared.store, declared.dataset, "_preprocessors/churn/v0002.json")
+    assert declared.prepare("b.csv", SECOND, refit=True).result == "processed"
+    assert declared.receipt("b.csv").preprocessor == "v3"
+
+
+@pytest.mark.parametrize("name", ["v00001.json", "below/v0001.json"])
+def test_a_copy_of_a_card_beside_its_place_is_as_good_as_none(declared: Bench, name: str) -> None:
+    body = declared.store.get("processed", "_preprocessors/churn/v0001.json")[1]
+    declared.store.put("processed", f"_preprocessors/churn/{name}", body, "application/json")
+    assert [card.label for card in cards(declared.store, declared.dataset)] == ["v1"]
+
+
+@pytest.mark.parametrize("key", ["other/secret.csv", "churn/_canary/x.csv"])
+def test_nothing_is_fitted_on_what_a_forged_card_names(declared: Bench, key: str) -> None:
+    """A changed recipe is fitted again on what the last version was fitted on, if that is the dataset's."""
+    secret = declared.store.put("raw", key, FIRST, "text/csv")
+    forge(declared, key=key, etag=secret.etag)
+    changed = declared.changed(steps=[{"drop": ["Surname"]}])
+    done = changed.prepare("b.csv", SECOND)
+    assert done.result == "failed"
+    assert "which is gone or overwritten: run preprocess/churn with `refit` and a key" in done.message
+    assert len(list(cards(changed.store, changed.dataset))) == 2
+
+
+def _replaced(fitted: list[Any]) -> None:
+    fitted[3] = CountVectorizer(input="filename").fit([__file__])
+
+
+def _another_trusted_one(fitted: list[Any]) -> None:
+    fitted[3].fitted_[0] = MinMaxScaler().fit([[0.0], [1.0]])
+
+
+def _another_step(fitted: list[Any]) -> None:
+    fitted[0] = fitted[2]
+
+
+def _one_less(fitted: list[Any]) -> None:
+    fitted.pop()
+
+
+def _other_options(fitted: list[Any]) -> None:
+    fitted[3].fitted_[0].with_mean = False
+
+
+def _other_columns(fitted: list[Any]) -> None:
+    fitted[3].parts[0][0][0] = "Exited"
+
+
+def _a_method_replaced(fitted: list[Any]) -> None:
+    fitted[3].fitted_[0].transform = np.float64
+
+
+def _an_object_for_a_value(fitted: list[Any]) -> None:
+    fitted[3].fitted_[0].mean_ = StandardScaler()
+
+
+def _an_object_in_an_array(fitted: list[Any]) -> None:
+    fitted[3].fitted_[0].mean_ = np.array([StandardScaler()], dtype=object)
+
+
+def _a_function(fitted: list[Any]) -> None:
+    fitted[3].fitted_[0].mean_ = np.exp
+
+
+def _a_path_out_of_memory(fitted: list[Any]) -> None:
+    fitted[2].fitted_[0].encoder_._n_features_outs = [1]
+
+
+def _other_categories(fitted: list[Any]) -> None:
+    fitted[2].fitted_[0].categories_ = [StandardScaler()]
+
+
+FORGERIES = [
+    (_replaced, r"holds the type .*CountVectorizer .*, which is not trusted"),
+    (_a_function, r"holds the type numpy\.exp \(FunctionNode\)"),
+    (_another_trusted_one, r"something else in step 4 than its recipe makes \(Columnwise\.fitted_\)"),
+    (_another_step, r"something else in step 1 than its recipe makes \(Drop\)"),
+    (_one_less, "does not have the 4 steps of its recipe"),
+    (_other_options, r"in step 4 .*fitted_\.with_mean"),
+    (_other_columns, r"in step 4 .*Columnwise\.parts"),
+    (_a_method_replaced, r"in step 4 .*fitted_\.transform"),
+    (_an_object_for_a_value, r"in step 4 .*fitted_\.mean_"),
+    (_an_object_in_an_array, r"in step 4 .*fitted_\.mean_"),
+    (_a_path_out_of_memory, r"in step 3 .*encoder_\._n_features_outs"),
+    (_other_categories, r"in step 3"),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), FORGERIES)
+def test_an_archive_of_anything_but_the_steps_is_not_used(declared: Bench, change: Any, told: str) -> None:
+    """Each is of types that skops trusts, and a card vouches for it."""
+    fitted = copy.deepcopy(list(declared.preprocessor(0).steps))
+    change(fitted)
+    forge(declared, skops.io.dumps(tuple(fitted)))
+    with pytest.raises(PermanentError, match=rf"preprocessor v2 of churn .*{told}.*; refit it"):
+        load_preprocessor("churn", store=declared.store)
+    assert declared.prepare("b.csv", SECOND).result == "failed"
+
+
+def test_a_vocabulary_that_leads_out_of_memory_is_not_used(reference: Bench) -> None:
+    """scipy writes where it says, without looking."""
+    sparse = reference.changed(steps=[{"drop": ["Surname"]}, {"encode": {"Geography": "dict"}}])
+    sparse.prepare("a.csv", FIRST)
+    fitted = copy.deepcopy(sparse.preprocessor().steps)
+    fitted[1].fitted_[0].vectorizer_.vocabulary_["Geography=France"] = 10**9
+    forge(sparse, skops.io.dumps(fitted))
+    with pytest.raises(PermanentError, match=r"something else in step 2 .*vectorizer_\.vocabulary_"):
+        sparse.preprocessor()
 
 
 def test_two_first_objects_at_once_have_one_reference(reference: Bench) -> None:

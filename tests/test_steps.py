@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import skops.io
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -25,8 +24,7 @@ from sklearn.preprocessing import (
 
 from dropflow.datasets import Dataset
 from dropflow.errors import RejectedError
-from flows import contract
-from flows.preprocessors import TRUSTED
+from flows import archives, contract, preprocessors
 from flows.steps import apply
 from flows.transformers import FEW_VALUES, Columnwise, Encoder
 
@@ -79,9 +77,9 @@ def carried_out(frame: pd.DataFrame, of: Dataset) -> pd.DataFrame:
     for step in of.steps:
         after, fitted, told = apply(done, step, of)
         assert told
-        content = skops.io.dumps(fitted)
-        assert set(skops.io.get_untrusted_types(data=content)) <= set(TRUSTED)
-        again, _, _ = apply(done, step, of, fitted=skops.io.loads(content, trusted=TRUSTED))
+        restored = archives.loads(archives.dumps(fitted), preprocessors.TYPES)
+        assert preprocessors._fitted((restored,), of.model_copy(update={"steps": (step,)})) == (restored,)
+        again, _, _ = apply(done, step, of, fitted=restored)
         pd.testing.assert_frame_equal(after, again, check_exact=True)
         done = after
     return done

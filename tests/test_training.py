@@ -1,5 +1,6 @@
 """Training: fair splits, sound models, clear refusals; versions that no two runs share; an honest report."""
 
+import copy
 import io
 import json
 import re
@@ -18,6 +19,7 @@ from memory_store import MemoryStore
 from pydantic import ValidationError
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.metrics import f1_score
 from sklearn.model_selection import train_test_split
@@ -36,7 +38,7 @@ from dropflow.errors import (
 from dropflow.samples import churn_csv
 from dropflow.storage import ObjectStore
 from dropflow.trainings import Training, is_better
-from flows import models
+from flows import archives, models
 from flows.model_report import to_html, to_markdown
 from flows.preparation import Preparation
 from flows.train import load_data
@@ -580,6 +582,116 @@ def test_a_trusted_object_that_is_another_model_is_refused(trained: Trained) -> 
             models.load_model(store, dataset(), 1)
 
 
+def _other_options(estimator: Any) -> None:
+    estimator.class_weight = {"setosa": 0.0}
+
+
+def _a_method_replaced(estimator: Any) -> None:
+    estimator.predict = np.float64
+
+
+def _another_tree(estimator: Any) -> None:
+    estimator.estimators_[0] = RandomForestClassifier()
+
+
+def _other_options_of_a_tree(estimator: Any) -> None:
+    estimator.estimators_[-1].criterion = "entropy"
+
+
+def _an_object_for_a_value(estimator: Any) -> None:
+    estimator.classes_ = [RandomForestClassifier()]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_other_options, r"RandomForestClassifier\.class_weight"),
+        (_a_method_replaced, r"RandomForestClassifier\.predict"),
+        (_another_tree, r"RandomForestClassifier\.estimators_"),
+        (_other_options_of_a_tree, r"RandomForestClassifier\.estimators_\.criterion"),
+        (_an_object_for_a_value, r"RandomForestClassifier\.classes_"),
+    ],
+)
+def test_a_model_that_was_not_trained_here_is_refused(trained: Trained, change: Any, told: str) -> None:
+    store: Any = MemoryStore()
+    register(store, trained)
+    forged = copy.deepcopy(trained.estimator)
+    change(forged)
+    signed(store, skops.io.dumps(forged))
+    with pytest.raises(PermanentError, match=rf"is not the model its card tells of \({told}\)"):
+        models.load_model(store, dataset(), 1)
+
+
+def test_what_skops_trusts_is_no_model(trained: Trained) -> None:
+    store: Any = MemoryStore()
+    register(store, trained)
+    forged: Any = copy.deepcopy(trained.estimator)
+    forged.estimators_[0] = CountVectorizer(input="filename").fit([__file__])
+    signed(store, skops.io.dumps(forged))
+    with pytest.raises(PermanentError, match=r"holds the type .*CountVectorizer .* not trusted"):
+        models.load_model(store, dataset(), 1)
+
+
+def test_categories_that_lead_out_of_memory_are_refused() -> None:
+    """scikit-learn sets bits where a boosted model's thresholds say, without looking."""
+    how = Training(model="gradient_boosting")
+    made, store = train(iris(), "species", how), MemoryStore()
+    card = models.describe(made, how, dataset())
+    models.register(store, dataset(), made.estimator, card, lambda *_: "")  # type: ignore[arg-type]
+    forged: Any = copy.deepcopy(made.estimator)
+    forged._bin_mapper.is_categorical_[0] = 1
+    forged._bin_mapper.bin_thresholds_[0] = np.array([1e9])
+    signed(store, skops.io.dumps(forged))
+    with pytest.raises(PermanentError, match="leads nowhere"):
+        models.load_model(store, dataset(), 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "options"),
+    [
+        ("linear_regression", "regression", {"positive": True}),
+        ("ridge", "regression", {"alpha": 0.5}),
+        ("logistic_regression", "classification", {"C": 0.5, "class_weight": "balanced"}),
+        ("decision_tree", "classification", {"class_weight": {0: 1, 1: 5}, "max_depth": 3}),
+        ("random_forest", "classification", {"oob_score": True, "max_features": 0.5, "n_jobs": -1}),
+        ("random_forest", "regression", {"criterion": "poisson", "max_samples": 0.5}),
+        *(
+            ("gradient_boosting", "regression", {"loss": loss, "early_stopping": True})
+            for loss in ("squared_error", "absolute_error", "gamma", "poisson")
+        ),
+        ("gradient_boosting", "regression", {"loss": "quantile", "quantile": 0.9}),
+        ("gradient_boosting", "classification", {"interaction_cst": [[0, 1], [2]], "max_leaf_nodes": 4}),
+    ],
+)
+def test_a_model_of_other_options_can_be_stored(model: str, task: str, options: dict[str, Any]) -> None:
+    frame, target = (customers(400), "Exited") if task == "classification" else (trips(200), "minutes")
+    how = Training.model_validate({"model": model, "task": task, "options": options})
+    made, store = train(frame, target, how), MemoryStore()
+    card = models.describe(made, how, dataset())
+    models.register(store, dataset(), made.estimator, card, lambda *_: "")  # type: ignore[arg-type]
+    _, estimator = models.load_model(store, dataset(), "best")  # type: ignore[arg-type]
+    np.testing.assert_array_equal(
+        predict(estimator, made.split.test), predict(made.estimator, made.split.test)
+    )
+
+
+def test_a_copy_of_a_card_beside_its_place_changes_nothing(trained: Trained) -> None:
+    store: Any = MemoryStore()
+    register(store, trained)
+    body = store.get("processed", "_models/iris/v0001/model.json")[1]
+    store.put("processed", "_models/iris/v00002/model.json", body, "")
+    assert [card.version for card in models.versions(store, dataset())] == [1]
+    assert models.find_card(store, dataset(), "latest").version == 1
+
+
+def test_a_forged_best_writes_no_control_characters_into_the_verdict(trained: Trained) -> None:
+    store: Any = MemoryStore()
+    register(store, trained)
+    card = json.loads(store.get("processed", "_models/iris/v0001/model.json")[1])
+    replaced(store, "model.json", json.dumps(card | {"target": "\x1b]0;owned\x07"}).encode())
+    assert register(store, trained).reason.isprintable()
+
+
 def bent(body: bytes, **fields: int) -> bytes:
     """The archive with these fields of every tree's first node set."""
     out = io.BytesIO()
@@ -639,7 +751,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused(
 ) -> None:
     store: Any = MemoryStore()
     register(store, trained)
-    monkeypatch.setattr(models, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(archives, "MOST_BYTES", 1_000)
     with pytest.raises(PermanentError, match="too large"):
         models.load_model(store, dataset(), 1)
 
