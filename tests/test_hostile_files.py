@@ -28,7 +28,7 @@ from dropflow.errors import RejectedError
 from dropflow.receipts import Receipt, read_receipt
 from dropflow.report import to_html
 from flows import memory, steps
-from flows.encoding import encode
+from flows.encoding import encode, to_readable_csv
 from flows.preparation import Preparation
 from flows.preprocessors import Preprocessor, cards, load
 
@@ -503,6 +503,26 @@ def test_formulas_in_the_quarantine_are_disarmed() -> None:
     done = prepare(declared({"c": "text", "n": "number"}, quarantine=GENEROUS), content)
     shown = pd.read_csv(io.StringIO(done.quarantine))
     assert shown["c"].tolist() == [f"'{text}" for text in FORMULAS]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\n=cmd|x", "'\n'=cmd|x"),
+        ("ok\n=cmd|x", "ok\n'=cmd|x"),
+        (" =cmd|x", "' =cmd|x"),
+        ("\u00a0\t@x", "'\u00a0\t@x"),
+        ("＝cmd|x", "'＝cmd|x"),
+        ("＋1", "'＋1"),
+        ("－1", "'－1"),
+        ("＠x", "'＠x"),
+        ("a=b", "a=b"),
+        ("a - b\nc", "a - b\nc"),
+    ],
+)
+def test_formulas_are_disarmed_wherever_a_spreadsheet_begins_one(text: str, shown: str) -> None:
+    content = to_readable_csv(pd.DataFrame({"c": [text]}))
+    assert pd.read_csv(io.BytesIO(content), keep_default_na=False)["c"].tolist() == [shown]
 
 
 def test_no_row_of_the_quarantine_begins_with_a_formula() -> None:
