@@ -141,10 +141,10 @@ def run_demo(settings: Settings, rows: int, out: Console) -> int:
             mail = mailbox.wait_for(name, MAIL_SECONDS)
             steps.end()
             progress.stop()
-            _show(settings, outcome, mail, out)
+            _show(settings, outcome, mail, stack.sign_in(shown=out.is_terminal), out)
             out.print(f"\nDone in {time.monotonic() - started:.0f} s.")
             if sys.stdout.isatty():
-                _keep_running(stack, out)
+                _keep_running(stack.settings, out)
     return 0 if outcome.fate == "processed" and mail else 1
 
 
@@ -183,7 +183,9 @@ def _drop_sample(settings: Settings, rows: int, steps: _Steps) -> drops.Outcome:
         return drops.wait(store, connect_prefect(settings), dataset, dropped, OUTCOME_SECONDS)
 
 
-def _show(settings: Settings, outcome: drops.Outcome, mail: Message | None, out: Console) -> None:
+def _show(
+    settings: Settings, outcome: drops.Outcome, mail: Message | None, sign_in: str, out: Console
+) -> None:
     receipt = outcome.receipt
     out.print(f"\nRaw object        {outcome.drop.ref.url}", soft_wrap=True)
     out.print(f"Fate              {outcome.fate} after {outcome.seconds:.1f} s {escape(outcome.reason)}")
@@ -195,6 +197,7 @@ def _show(settings: Settings, outcome: drops.Outcome, mail: Message | None, out:
             detail = escape(step.detail)
             out.print(f"  {step.name:7} {detail} [dim]({step.seconds:.2f} s)[/]", soft_wrap=True)
     out.print(f"Run               {settings.run_url(outcome.flow_run_id)}", soft_wrap=True)
+    out.print(f"  sign in by      {escape(sign_in)}", soft_wrap=True)
     if mail is None:
         out.print(f"[red]No mail within {MAIL_SECONDS} s:[/] see logs/prefect.log in {settings.data_dir}")
         return
@@ -204,9 +207,8 @@ def _show(settings: Settings, outcome: drops.Outcome, mail: Message | None, out:
         out.print(f"  {escape(line)}", soft_wrap=True)
 
 
-def _keep_running(stack: Stack, out: Console) -> None:
-    out.print(f"\nEverything keeps running: have a look at {stack.settings.prefect_ui}.", soft_wrap=True)
-    out.print(f"Sign in by {escape(stack.sign_in(shown=True))}. Ctrl-C stops it.", soft_wrap=True)
+def _keep_running(settings: Settings, out: Console) -> None:
+    out.print(f"\nEverything keeps running: have a look at {settings.prefect_ui}. Ctrl-C stops it.")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
