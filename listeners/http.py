@@ -1,6 +1,9 @@
 """uvicorn's HTTP protocol with limits on what comes before and after a body, which it has none for."""
 
 import asyncio
+import math
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -8,30 +11,80 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from listeners import webhook
+from listeners.callers import KNOWN
 
 LONGEST_HEAD = 64 * 1024
 """Bytes of request line and headers, of trailers, and of anything else that is no body."""
-MOST_CONNECTIONS, MOST_OF_ONE = 500, 200
-"""At once, in all and from one address: each takes a file descriptor, of which a process often has 1,024."""
+MOST_STRANGERS, MOST_OF_ONE, MOST_KNOWN = 200, 100, 200
+"""Connections at once of callers who have shown no token, of these from one address, and of those who have."""
+MOST_CONNECTIONS = 800
+"""With those that are not counted yet: each takes a file descriptor, of which a process often has 1,024."""
+GRACE = 0.1
+"""Seconds after its beginning, and after each request, for which a stranger's connection is not counted: by
+then it may be answered, or have shown a token."""
+MOST_AT_A_TIME = 256
+"""Connections that are accepted before others are heard."""
+MOST_REQUESTS = 1000
 SLOWEST_READER = 60.0
 """Seconds a caller may read nothing of an answer that is too long for the buffers."""
+LINGER = 2.0
+"""Seconds a caller that was answered before its body had come has to read that."""
+
+
+class Lingering:
+    """A transport that closes slowly on callers that are still sending.
+
+    Closed with bytes unread, a connection is reset, and the answer may be lost with it.
+    """
+
+    def __init__(self, transport: asyncio.Transport, is_sending: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._is_sending = is_sending
+        self._lingers = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not self._is_sending():
+            self._transport.close()
+            return
+        self._lingers = True
+        with suppress(OSError):  # the caller has gone
+            self._transport.write_eof()
+        asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Cuts off who sends endless headers, takes longer than a body may for them, or does not read."""
+    """Cuts off who sends endless headers, takes longer than a body may for them, or does not read.
 
+    A connection ends with an answer that does not wait for the body. Of too many strangers the one whose last
+    request is the longest ago makes room for the next.
+    """
+
+    address = ""
+    is_known = False
+    quiet_since = math.inf
     _unparsed = 0
+    _quiet: asyncio.TimerHandle | None = None
     _patience: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        if self._are_too_many():
+        lingering: Any = Lingering(transport, self._is_answered_early)
+        super().connection_made(lingering)
+        self.address = self.client[0] if self.client else ""
+        if len(self.connections) > MOST_CONNECTIONS:
             self.transport.abort()
             return
+        self._hear()
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_hearing()
         self._stop_waiting()
         self._stop_watching()
         super().connection_lost(exc)
@@ -47,6 +100,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unparsed += len(data)
+        if self.transport.is_closing():
+            if self._unparsed > webhook.LONGEST_BODY:
+                self.flow.pause_reading()
+            return
         super().data_received(data)
         if self._unparsed > LONGEST_HEAD + len(data) and not self.transport.is_closing():
             self.send_400_response("Headers too long.")
@@ -54,10 +111,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._unparsed = 0
         super().on_message_begin()
+        self.scope["state"][KNOWN] = self._become_known
         self._wait()
 
     def on_headers_complete(self) -> None:
         self._unparsed = 0
+        self._hear()
         self._stop_waiting()
         super().on_headers_complete()
 
@@ -69,12 +128,42 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed = 0
         super().on_message_complete()
 
-    def _are_too_many(self) -> bool:
-        clients = [getattr(one, "client", None) for one in self.connections]
-        of_one = sum(
-            one is not None and self.client is not None and one[0] == self.client[0] for one in clients
-        )
-        return len(clients) > MOST_CONNECTIONS or of_one > MOST_OF_ONE
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_answered_early():
+            self.transport.close()
+
+    def _is_answered_early(self) -> bool:
+        return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+
+    def _hear(self) -> None:
+        # By a timer of its own: asyncio reads what has come, and acts on it, before it looks at timers.
+        self._stop_hearing()
+        self.quiet_since = math.inf
+        self._quiet = self.loop.call_later(GRACE, self._fall_quiet)
+
+    def _stop_hearing(self) -> None:
+        if self._quiet:
+            self._quiet.cancel()
+            self._quiet = None
+
+    def _fall_quiet(self) -> None:
+        self.quiet_since = self.loop.time()
+        quiet = [one for one in self._all(known=False) if one.quiet_since < math.inf]
+        own = [one for one in quiet if one.address == self.address]
+        for crowd, most in ((own, MOST_OF_ONE), (quiet, MOST_STRANGERS)):
+            if len(crowd) > most:
+                first = min(crowd, key=lambda one: one.quiet_since)
+                self.connections.discard(first)
+                first.transport.abort()
+                return
+
+    def _become_known(self) -> None:
+        # One too many is served all the same, as a stranger.
+        self.is_known = self.is_known or len(self._all(known=True)) < MOST_KNOWN
+
+    def _all(self, *, known: bool) -> "list[BoundedProtocol]":
+        return [one for one in self.connections if isinstance(one, BoundedProtocol) and one.is_known is known]
 
     def _stop_watching(self) -> None:
         if self._unread:
@@ -96,12 +185,14 @@ def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=BoundedProtocol,
+        ws="none",
         host=host,
         port=port,
         log_level="warning",
         lifespan="off",
         access_log=False,
         timeout_keep_alive=30,
-        limit_concurrency=2 * MOST_CONNECTIONS,
+        backlog=MOST_AT_A_TIME,
+        limit_concurrency=MOST_REQUESTS,
         timeout_graceful_shutdown=3,
     )

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dropflow.errors import LedgerError, TransientError, UnforeseenError
+from listeners.callers import note_known
 from listeners.intake import Intake
 from listeners.metrics import Metrics
 from listeners.parsing import parse_webhook_body
@@ -37,6 +38,7 @@ def make_app(
 ) -> ASGIApp:
     """/notifications for stores, /healthz and /readyz for supervisors, /metrics for Prometheus."""
     webhook = Webhook(intake, token, metrics)
+    exposition = Exposition(metrics)
 
     async def alive(_: Request) -> Response:
         # MinIO asks with HEAD whether its target is there.
@@ -50,8 +52,7 @@ def make_app(
         return PlainTextResponse(f"{reason or 'ready'}\n", 503 if reason else 200)
 
     async def scrape(_: Request) -> Response:
-        body = await asyncio.to_thread(generate_latest, metrics.registry)
-        return Response(body, media_type=CONTENT_TYPE_LATEST)
+        return Response(await exposition.text(), media_type=CONTENT_TYPE_LATEST)
 
     others = Starlette(
         routes=[
@@ -71,6 +72,22 @@ def make_app(
             await others(scope, receive, send)
 
     return app
+
+
+class Exposition:
+    """The metrics as Prometheus reads them: made once for all who ask meanwhile, since anybody may.
+
+    Each asks the ledger a dozen questions, in a thread that the webhook could need.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._registry = metrics.registry
+        self._made: asyncio.Future[bytes] | None = None
+
+    async def text(self) -> bytes:
+        if self._made is None or self._made.done():
+            self._made = asyncio.ensure_future(asyncio.to_thread(generate_latest, self._registry))
+        return await asyncio.shield(self._made)
 
 
 class RefusedError(Exception):
@@ -111,6 +128,7 @@ class Webhook:
         given = request.headers.get("authorization", "").encode("latin-1")
         if not hmac.compare_digest(given, self._expected):
             raise RefusedError(401, "unauthorized", "wrong or missing bearer token")
+        note_known(request)
         length = request.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length) > LONGEST_BODY:
             raise _too_long()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlencode
 
@@ -473,7 +474,7 @@ def test_report_and_output_are_found_through_the_receipt(site: Site) -> None:
     assert output.headers["content-type"] == "application/octet-stream"
     run = site.client.get("/run", params={"object": token})
     assert run.status_code == 303
-    assert run.headers["location"] == f"http://127.0.0.1:9/runs/flow-run/{RUN}"
+    assert run.headers["location"] == f"http://127.0.0.1:9/v2/runs/flow-run/{RUN}"
 
 
 @pytest.mark.parametrize("path", ["/report", "/output", "/quarantine", "/run", "/explain"])
@@ -702,14 +703,43 @@ def test_no_more_addresses_are_remembered_than_that(monkeypatch: pytest.MonkeyPa
 def test_one_address_does_not_take_all_connections(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("listeners.http.MOST_OF_ONE", 5)
     with served(site) as url, ExitStack() as held:
-        port = int(url.rpartition(":")[2])
-        silent = [held.enter_context(socket.create_connection((LOOPBACK, port))) for _ in range(8)]
-        for connection in silent[5:]:
-            connection.settimeout(5)
-            assert is_cut_off(connection)
-        elsewhere = httpx.HTTPTransport(local_address="127.0.0.2")
-        with httpx.Client(transport=elsewhere) as client:
-            assert client.get(f"{url}/healthz").status_code == 200
+        elsewhere = held.enter_context(connected(url, "127.0.0.2"))
+        silent = [held.enter_context(connected(url)) for _ in range(8)]
+        assert [is_cut_off(connection) for connection in silent[:3]] == [True] * 3, "the first make room"
+        assert [answer_to(connection) for connection in (*silent[3:], elsewhere)] == [200] * 6
+
+
+def test_who_has_signed_in_keeps_the_connection(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("listeners.http.MOST_STRANGERS", 3)
+    monkeypatch.setattr("listeners.http.MOST_KNOWN", 1)
+    site = make_site(page_token=PAGE_TOKEN)
+    given = site.client.post("/login", json={"token": PAGE_TOKEN}).headers["set-cookie"]
+    cookie = f"Cookie: {given.partition(';')[0]}\r\n"
+    with served(site) as url, ExitStack() as held:
+        known, beyond, stranger = (held.enter_context(connected(url)) for _ in range(3))
+        assert [answer_to(one, "/setup", cookie) for one in (known, beyond)] == [200, 200]
+        assert answer_to(stranger, "/setup") == 401
+        for number in range(5):
+            held.enter_context(connected(url, f"127.0.0.{number + 2}"))
+        assert is_cut_off(stranger)
+        assert is_cut_off(beyond), "those who know the token take no room of those who do not"
+        assert answer_to(known, "/setup", cookie) == 200
+
+
+def connected(url: str, address: str = LOOPBACK) -> socket.socket:
+    connection = socket.create_connection(
+        (LOOPBACK, int(url.rpartition(":")[2])), timeout=5, source_address=(address, 0)
+    )
+    connection.settimeout(5)
+    return connection
+
+
+def answer_to(connection: socket.socket, path: str = "/healthz", headers: str = "") -> int:
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\n{headers}\r\n".encode())
+    answer = HTTPResponse(connection)
+    answer.begin()
+    answer.read()
+    return answer.status
 
 
 def test_who_does_not_read_is_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

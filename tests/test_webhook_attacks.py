@@ -7,17 +7,18 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import cycle, repeat
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE, wait_until
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 from test_parsing import body, record, seaweed
@@ -77,11 +78,12 @@ class Server:
     kib_before: int = 0
     log_before: int = 0
 
-    def call(self, content: bytes) -> httpx.Response:
-        return self.request("POST", PATH, content=content, headers={"Authorization": f"Bearer {TOKEN}"})
+    def call(self, content: bytes, timeout: float = 30) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        return self.request("POST", PATH, content=content, headers=headers, timeout=timeout)
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        return httpx.request(method, f"http://{LOOPBACK}:{self.port}{path}", timeout=30, **options)
+    def request(self, method: str, path: str, timeout: float = 30, **options: Any) -> httpx.Response:
+        return httpx.request(method, f"http://{LOOPBACK}:{self.port}{path}", timeout=timeout, **options)
 
     def healthy(self) -> bool:
         assert self.process.poll() is None, self.log()
@@ -389,6 +391,140 @@ def test_a_body_that_is_cut_off_is_not_recorded(server: Server) -> None:
     assert server.call(body(record("churn/whole.csv"))).status_code == 204
     assert "churn/cut.csv" not in server.known()
     assert server.rows("SELECT * FROM unreadable") == []
+
+
+# Strangers who take connections
+
+
+def sieges() -> dict[str, bytes]:
+    """What a caller without a token sends first; one byte at a time follows."""
+    endless = length(HUGE)
+    page = f"Host: {LOOPBACK}\r\nX-Dropflow: 1\r\n".encode()
+    return {
+        "nothing": b"",
+        "a head": b"POST /notifications HTTP/1.1\r\nX-Slow: ",
+        "a body with a wrong token": b"POST /notifications HTTP/1.1\r\nAuthorization: x\r\n"
+        + endless
+        + b"\r\n",
+        "a body for who reads none": b"GET /healthz HTTP/1.1\r\n" + endless + b"\r\n",
+        "a body that is waited for": b"POST /login HTTP/1.1\r\n" + page + length(1000) + b"\r\n",
+        "a request": b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+        "a question to the ledger": b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n",
+    }
+
+
+class Siege:
+    """Hundreds of connections that begin alike and never end, each made anew when it is closed."""
+
+    CONNECTIONS = 400
+
+    def __init__(self, server: Server, beginning: bytes) -> None:
+        self._server = server
+        self._beginning = beginning
+        self._ended = threading.Event()
+        self._stands = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Siege":
+        self._thread.start()
+        assert self._stands.wait(30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        held = [self._one() for _ in range(self.CONNECTIONS)]
+        self._stands.set()
+        # At a pace that leaves the listener time: it is about connections here.
+        for number in cycle(range(self.CONNECTIONS)):
+            held[number] = self._go_on(held[number])
+            if self._ended.wait(0.05 if number % 20 == 0 else 0):
+                break
+        for connection in held:
+            connection.close()
+
+    def _one(self) -> socket.socket:
+        connection = socket.socket()
+        connection.settimeout(0.2)
+        with suppress(OSError):
+            connection.connect((LOOPBACK, self._server.port))
+            connection.sendall(self._beginning)
+        return connection
+
+    def _go_on(self, connection: socket.socket) -> socket.socket:
+        try:
+            connection.send(b"x" if self._beginning else b"")
+            connection.settimeout(0)
+            with suppress(BlockingIOError):
+                while connection.recv(65536):
+                    pass
+                connection.close()  # it was closed there
+        except OSError:
+            connection.close()
+        return self._one() if connection.fileno() == -1 else connection
+
+
+@pytest.mark.parametrize("first", sieges())
+def test_strangers_leave_room_for_health_checks_and_the_store(server: Server, first: str) -> None:
+    content = body(record("churn/kept.csv"))
+    told = (
+        b"POST /notifications HTTP/1.1\r\nHost: a\r\n" + TOKEN_LINE + length(len(content)) + b"\r\n" + content
+    )
+    with server.connect() as kept:
+        kept.settimeout(2 * PATIENCE)
+        kept.sendall(told)
+        assert status(kept.recv(1000)) == 204
+        with Siege(server, sieges()[first]):
+            for number in range(10):
+                assert server.request("GET", "/healthz", timeout=2 * PATIENCE).status_code == 200
+                notification = body(record(f"churn/{number}.csv"))
+                assert server.call(notification, timeout=2 * PATIENCE).status_code == 204
+            kept.sendall(told)
+            assert status(kept.recv(1000)) == 204, "who has shown the token keeps its connection"
+
+
+@pytest.mark.parametrize("options", [{"listeners.http.LINGER": 1.0}])
+@pytest.mark.parametrize(
+    ("request_line", "expected"),
+    [
+        (b"GET /healthz", 200),
+        (b"POST /healthz", 405),
+        (b"GET /metrics", 200),
+        (b"GET /nothing", 404),
+        (b"HEAD /notifications", 204),
+        (b"POST /notifications", 401),
+        (b"GET /", 200),
+        (b"GET /objects", 200),
+        (b"PUT /upload", 403),
+        (b"POST /replay", 403),
+    ],
+)
+def test_an_answer_ends_the_connection_of_who_has_not_sent_all(
+    server: Server, request_line: bytes, expected: int
+) -> None:
+    """The caller has time to read it; then whatever it still sends is heard no more."""
+    with server.connect() as connection:
+        connection.settimeout(10)
+        connection.sendall(
+            request_line + f" HTTP/1.1\r\nHost: {LOOPBACK}\r\n".encode() + length(HUGE) + b"\r\nx"
+        )
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+        assert status(answer) == expected
+        connection.sendall(b"x" * 1000)
+        assert connection.recv(1) == b"", "not reset: the answer could be lost with it"
+        wait_until(lambda: is_cut_off(connection), 5, what="the end of the connection")
+
+
+def is_cut_off(connection: socket.socket) -> bool:
+    try:
+        connection.send(b"x")
+    except ConnectionError:
+        return True
+    return False
 
 
 # Requests that are none

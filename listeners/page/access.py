@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from dropflow.errors import SettingsError
 from dropflow.settings import Settings
+from listeners.callers import note_known
 
 HEADER = "x-dropflow"
 SIGNED_IN_SECONDS = 12 * 3600
@@ -69,8 +70,11 @@ class Access:
             raise HTTPException(403, "Only the page itself may do this (X-Dropflow: 1).")
 
     def check_signed_in(self, request: Request) -> None:
-        if self._token and not self._valid(request.cookies.get(self._cookie, "")):
+        if not self._token:
+            return
+        if not self._valid(request.cookies.get(self._cookie, "")):
             raise HTTPException(401, "The page's token is asked for first.")
+        note_known(request)
 
     @property
     def asks(self) -> bool:
