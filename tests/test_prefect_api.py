@@ -52,7 +52,7 @@ def test_a_server_with_a_password_is_sent_it_by_both_clients() -> None:
 def test_links_lead_to_the_ui_as_people_reach_it() -> None:
     inside = {"prefect_api_url": "http://prefect:4200/api"}
     outside = {"prefect_ui_url": "https://flows.example.com/"}
-    assert Settings.model_validate(inside).run_url("1") == "http://prefect:4200/runs/flow-run/1"
+    assert Settings.model_validate(inside).run_url("1") == "http://prefect:4200/v2/runs/flow-run/1"
     settings = Settings.model_validate({**inside, **outside})
     assert settings.run_url("1") == "https://flows.example.com/runs/flow-run/1"
     assert prefect_environment(settings)["PREFECT_UI_URL"] == "https://flows.example.com"

@@ -521,7 +521,7 @@ class CountedSteps:
 
     def __call__(self, frame: pd.DataFrame, step: Any, *arguments: Any, **named: Any) -> Any:
         if step.kind == self.failing:
-            raise MemoryError("no room")
+            raise RuntimeError("what nobody foresaw")
         self.done.append(step.kind)
         return self._apply(frame, step, *arguments, **named)
 
