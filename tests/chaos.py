@@ -231,7 +231,9 @@ def settle(stack: ChaosStack, drops: Drops, seconds: float) -> tuple[bool, float
 
 def direct(content: bytes) -> pd.DataFrame:
     """The prepared frame, computed with plain pandas."""
-    raw = pd.read_csv(io.BytesIO(content))
+    header, *rows = content.splitlines(keepends=True)
+    # One seed in some has bytes at random that are text: few enough rows to be set aside.
+    raw = pd.read_csv(io.BytesIO(b"".join([header, *(row for row in rows if row[:1].isdigit())])))
     result = raw[SCALED].copy()
     result["Age"] = result["Age"].fillna(raw["Age"].median())
     spread = result.std(ddof=0).replace(0, 1)
