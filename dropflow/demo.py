@@ -197,7 +197,8 @@ def _show(
             detail = escape(step.detail)
             out.print(f"  {step.name:7} {detail} [dim]({step.seconds:.2f} s)[/]", soft_wrap=True)
     out.print(f"Run               {settings.run_url(outcome.flow_run_id)}", soft_wrap=True)
-    out.print(f"  sign in by      {escape(sign_in)}", soft_wrap=True)
+    if sign_in:
+        out.print(f"  sign in by      {escape(sign_in)}", soft_wrap=True)
     if mail is None:
         out.print(f"[red]No mail within {MAIL_SECONDS} s:[/] see logs/prefect.log in {settings.data_dir}")
         return

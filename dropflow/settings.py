@@ -255,7 +255,8 @@ def file_values(path: Path) -> dict[str, str]:
     Raises SettingsError when it cannot be read.
     """
     try:
-        values = dotenv_values(path) if path.is_file() else {}
+        # What `up` writes is meant as it is; in a file of somebody's own ${NAME} is another variable.
+        values = dotenv_values(path, interpolate=path.name != STACK_FILE) if path.is_file() else {}
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read the settings file {path}: {error}") from error
     return {name: value for name, value in values.items() if name.startswith(PREFIX) and value}
@@ -329,9 +330,9 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
     stack_file = Path(chosen.get("data_dir", FIELDS["data_dir"].default)) / STACK_FILE
     stack = _by_field(file_values(stack_file), str(stack_file))
     # Another store or server than the embedded one: neither its credentials nor its abilities fit.
-    if "s3_endpoint" in chosen:
+    if _is_another("s3_endpoint", chosen, stack):
         stack = _without(stack, "s3_", "listen_stream")
-    if "prefect_api_url" in chosen:
+    if _is_another("prefect_api_url", chosen, stack):
         stack = _without(stack, "prefect_")
     try:
         settings = Settings(**{**stack, **chosen})
@@ -341,6 +342,11 @@ def load_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
     from_files = {name: value for name, value in chosen.items() if isinstance(value, FileSecret)}
     hide(part for name in SECRETS if (secret := getattr(settings, name)) for part in _parts(name, secret))
     return settings.model_copy(update={**from_files, "data_dir": settings.data_dir.expanduser().absolute()})
+
+
+def _is_another(name: str, chosen: dict[str, Any], stack: dict[str, Any]) -> bool:
+    """Whether an address is chosen that is not the one of the running stack."""
+    return name in chosen and str(chosen[name]).rstrip("/") != stack.get(name)
 
 
 def _without(values: dict[str, Any], *prefixes: str) -> dict[str, Any]:

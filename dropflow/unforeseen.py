@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dropflow.errors import DropflowError, UnforeseenError
+from dropflow.errors import DropflowError, TransientError, UnforeseenError
 from dropflow.objects import printable
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,8 @@ seen: Counter[str] = Counter()
 @contextmanager
 def contained(what: str) -> Iterator[None]:
     """Raise an UnforeseenError about `what` in place of any exception that is not a DropflowError.
+
+    What the machine lacks is a TransientError: no fault of what it is about.
 
     Whoever works on many things wraps each of them, and goes on with the next. The exception's own text stays
     in the log: it may hold anything.
@@ -31,6 +33,8 @@ def contained(what: str) -> Iterator[None]:
         seen[kind] += 1
         named = printable(what, 300)
         log.exception("unforeseen: %s", named)
+        if isinstance(error, MemoryError | OSError):
+            raise TransientError(f"{named}: {kind}: this machine lacks memory, files or disk") from error
         raise UnforeseenError(
             f"{named}: {kind}, which nobody foresaw: please report it, with the traceback in the log"
         ) from error

@@ -22,7 +22,7 @@ from dropflow.logs import of
 from dropflow.objects import ObjectRef, printable
 from dropflow.prefect_api import PrefectApi, object_created_event
 from dropflow.storage import ObjectStore
-from dropflow.unforeseen import Troubles, contained
+from dropflow.unforeseen import contained
 from listeners.paused import Paused
 
 log = logging.getLogger(__name__)
@@ -183,15 +183,20 @@ class Dispatcher:
                     log.warning("%s is given up: %s", printable(entry.ref.url), error, extra=of(entry.ref))
             self._ledger.match(matched)
             if MARKER in ignored:
-                try:
-                    self.release_marked()
-                except DropflowError as error:
-                    # The markers come up again, and with them what they mark.
-                    del ignored[MARKER]
-                    troubles.append(error)
+                ignored[MARKER], failed = self._heed(ignored[MARKER])
+                troubles += failed
             for reason, some in ignored.items():
                 self._ledger.ignore(some, reason)
         return troubles
+
+    def _heed(self, markers: list[Entry]) -> tuple[list[Entry], list[DropflowError]]:
+        """Let go what they mark; those that were heeded, and what has kept others from it."""
+        failed = self._release()
+        for marker in markers:
+            if failure := failed.get(marker.ref.bucket):
+                # It comes up again, and with it what it marks.
+                self._ledger.postpone(marker, str(failure))
+        return [one for one in markers if one.ref.bucket not in failed], list(failed.values())
 
     def _dataset_of(self, entry: Entry, ignored: dict[str, list[Entry]]) -> Dataset | None:
         """The dataset; None when the object is settled or resolved by now, or will be `ignored`."""
@@ -236,17 +241,29 @@ class Dispatcher:
         )
 
     def release_marked(self) -> None:
-        """Look again for the markers that objects wait for."""
+        """Look again for the markers that objects wait for. Raises what has kept it from one bucket's."""
+        if failed := self._release():
+            raise next(iter(failed.values()))
+
+    def _release(self) -> dict[str, DropflowError]:
+        """Let go what is marked by now; the buckets that could not be looked at, and why."""
         ready: list[tuple[Entry, str, datetime | None]] = []
         marked: dict[tuple[str, str], bool] = {}
-        troubles = Troubles()
+        failed: dict[str, DropflowError] = {}
         for entry in self._ledger.awaiting_marker():
-            with troubles.kept(entry.ref.url):
-                dataset = self._datasets.by_name.get(entry.dataset)
-                if dataset and self._is_marked(dataset, entry.ref, marked):
-                    ready.append((entry, dataset.name, utc_now()))
+            dataset = self._datasets.by_name.get(entry.dataset)
+            if dataset is None or entry.ref.bucket in failed:
+                continue
+            try:
+                with contained(entry.ref.url):
+                    if self._is_marked(dataset, entry.ref, marked):
+                        ready.append((entry, dataset.name, utc_now()))
+            except (TransientError, AccessError) as error:
+                failed[entry.ref.bucket] = error
+            except DropflowError as error:
+                log.warning("%s", error, extra=of(entry.ref))
         self._ledger.match(ready)
-        troubles.raise_last()
+        return failed
 
     def _is_marked(self, dataset: Dataset, ref: ObjectRef, marked: dict[tuple[str, str], bool]) -> bool:
         """Whether the marker of the object's folder is there; `marked` keeps the answers of one pass."""

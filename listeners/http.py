@@ -16,12 +16,11 @@ from listeners.callers import KNOWN
 LONGEST_HEAD = 64 * 1024
 """Bytes of request line and headers, of trailers, and of anything else that is no body."""
 MOST_STRANGERS, MOST_OF_ONE, MOST_KNOWN = 200, 100, 200
-"""Connections at once of callers who have shown no token, of these from one address, and of those who have."""
+"""Connections at once of callers who have shown no token, of one address of these, and of those who have."""
 MOST_CONNECTIONS = 800
 """With those that are not counted yet: each takes a file descriptor, of which a process often has 1,024."""
 GRACE = 0.1
-"""Seconds after its beginning, and after each request, for which a stranger's connection is not counted: by
-then it may be answered, or have shown a token."""
+"""Seconds after its beginning for which a connection is not counted: by then it may have shown a token."""
 MOST_AT_A_TIME = 256
 """Connections that are accepted before others are heard."""
 MOST_REQUESTS = 1000
@@ -78,9 +77,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(lingering)
         self.address = self.client[0] if self.client else ""
         if len(self.connections) > MOST_CONNECTIONS:
-            self.transport.abort()
-            return
-        self._hear()
+            self._end_quietest([one for one in self._all(known=False) if one is not self])
+        # By a timer of its own: asyncio reads what has come, and acts on it, before it looks at timers.
+        self._quiet = self.loop.call_later(GRACE, self._fall_quiet)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -116,7 +115,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._unparsed = 0
-        self._hear()
+        if self.quiet_since < math.inf:
+            self.quiet_since = self.loop.time()
         self._stop_waiting()
         super().on_headers_complete()
 
@@ -136,12 +136,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_answered_early(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
 
-    def _hear(self) -> None:
-        # By a timer of its own: asyncio reads what has come, and acts on it, before it looks at timers.
-        self._stop_hearing()
-        self.quiet_since = math.inf
-        self._quiet = self.loop.call_later(GRACE, self._fall_quiet)
-
     def _stop_hearing(self) -> None:
         if self._quiet:
             self._quiet.cancel()
@@ -153,10 +147,14 @@ class BoundedProtocol(HttpToolsProtocol):
         own = [one for one in quiet if one.address == self.address]
         for crowd, most in ((own, MOST_OF_ONE), (quiet, MOST_STRANGERS)):
             if len(crowd) > most:
-                first = min(crowd, key=lambda one: one.quiet_since)
-                self.connections.discard(first)
-                first.transport.abort()
+                self._end_quietest(crowd)
                 return
+
+    def _end_quietest(self, crowd: "list[BoundedProtocol]") -> None:
+        if crowd:
+            first = min(crowd, key=lambda one: one.quiet_since)
+            self.connections.discard(first)
+            first.transport.abort()
 
     def _become_known(self) -> None:
         # One too many is served all the same, as a stranger.

@@ -270,23 +270,22 @@ class Listener:
                 with contained("the sweep"):
                     await asyncio.to_thread(self._make_buckets, to_make)
                     report = await asyncio.to_thread(self._sweep.once)
-                    self._tell_unswept(report.unswept if report else "")
+                    self._swept = True
+                    if report:
+                        self._tell_unswept(report.unswept)
+                        wait = max(wait, (SWEEP_SHARE - 1) * report.seconds)
                     await asyncio.to_thread(self._dispatcher.release_marked)
                     await asyncio.to_thread(self._check_clock)
             except StoppedError:
                 return await asyncio.Event().wait()  # type: ignore[return-value] # until we are cancelled
             except DropflowError as error:
                 log.warning("sweep: %s; the next one is in %.0f s", error, wait)
-            else:
-                self._swept = True
-                if report:
-                    wait = max(wait, (SWEEP_SHARE - 1) * report.seconds)
             await _set_or_after(self._sweep_asked, wait)
 
     def _make_buckets(self, to_make: set[str]) -> None:
         """Make those that are not there, and take them from the set. The sweep tells of the others."""
         for bucket in sorted(to_make):
-            with suppress(PermanentError):
+            with suppress(DropflowError), contained(f"bucket {bucket}"):
                 self._store.ensure_bucket(bucket)
                 to_make.remove(bucket)
 

@@ -17,9 +17,8 @@ from dropflow.datasets import Datasets
 from dropflow.embedded.certificates import make_certificates
 from dropflow.embedded.database import Database
 from dropflow.embedded.environment import inherited
-from dropflow.embedded.private import make_private
 from dropflow.embedded.processes import Process, ProcessError, Supervisor, free_port
-from dropflow.embedded.stack import Stack
+from dropflow.embedded.stack import Stack, _lock
 from dropflow.embedded.stores import StoreAccess, Webhook, seaweedfs
 from dropflow.errors import SettingsError
 from dropflow.settings import load_settings
@@ -67,11 +66,23 @@ def test_certificates_are_signed_by_an_authority_whose_key_is_kept_nowhere(tmp_p
 def test_what_an_earlier_version_left_open_is_closed(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     (folder / "seaweedfs").mkdir(parents=True)
-    (folder / "ledger.sqlite").write_text("names")
+    for name in ("ledger.sqlite", "theirs"):
+        (folder / name).write_text("names")
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755)
-    make_private(folder)
-    assert [oct(path.stat().st_mode & 0o777) for path in (folder, *sorted(folder.iterdir()))] == ["0o700"] * 3
+    with _lock(folder):
+        pass
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (folder, *folder.iterdir())}
+    ours = {"seaweedfs": "0o700", "ledger.sqlite": "0o700", "up.lock": "0o600"}
+    assert modes == {"data": "0o755", "theirs": "0o755", **ours}, "what is not ours is left as it is"
+
+
+def test_a_second_stack_changes_nothing_of_the_first(tmp_path: Path) -> None:
+    with _lock(tmp_path / "data"):
+        (tmp_path / "data").chmod(0o711)
+        with pytest.raises(SettingsError, match="a stack is running in"):
+            _lock(tmp_path / "data")
+        assert (tmp_path / "data").stat().st_mode & 0o777 == 0o711
 
 
 def test_a_process_is_given_what_it_reads_and_no_secret_of_ours(
@@ -97,7 +108,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Proces
     """The processes of a stack whose user has set secrets of several parts; none of them runs."""
     for name in ("NOTIFY_URLS", "PAGE_TOKEN", "WEBHOOK_TOKEN"):
         monkeypatch.setenv(f"DROPFLOW_{name}", f"json://hush-hush-{name}")
-    monkeypatch.setenv("DROPFLOW_PREFECT_AUTH", "me:it's #1")
+    monkeypatch.setenv("DROPFLOW_PREFECT_AUTH", "me:it's #1 ${HOME}")
     monkeypatch.setenv("MY_OWN", "for my own code")
     processes: dict[str, Process] = {}
     monkeypatch.setattr(Supervisor, "start", lambda _, process: processes.setdefault(process.name, process))
@@ -109,14 +120,14 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Proces
     stack._start_worker()
     stack._start_listener()
     # As the next command finds it.
-    assert load_settings(tmp_path).prefect_auth == SecretStr("me:it's #1")
+    assert load_settings(tmp_path).prefect_auth == SecretStr("me:it's #1 ${HOME}")
     return processes
 
 
 def test_the_server_that_up_starts_asks_for_the_password_that_was_set(started: dict[str, Process]) -> None:
-    assert started["prefect"].environment["PREFECT_SERVER_API_AUTH_STRING"] == "me:it's #1"
+    assert started["prefect"].environment["PREFECT_SERVER_API_AUTH_STRING"] == "me:it's #1 ${HOME}"
     for name in ("worker", "listener"):
-        assert started[name].environment["DROPFLOW_PREFECT_AUTH"] == "me:it's #1"
+        assert started[name].environment["DROPFLOW_PREFECT_AUTH"] == "me:it's #1 ${HOME}"
 
 
 def test_secrets_go_where_they_are_read(started: dict[str, Process]) -> None:

@@ -47,6 +47,8 @@ def test_another_server_does_not_get_the_embedded_ones_password(
     stack = "DROPFLOW_PREFECT_API_URL=http://127.0.0.1:1/api\nDROPFLOW_PREFECT_AUTH=dropflow:embedded\n"
     (tmp_path / "stack.env").write_text(stack)
     assert load_settings(tmp_path).prefect_auth == SecretStr("dropflow:embedded")
+    monkeypatch.setenv("DROPFLOW_PREFECT_API_URL", "http://127.0.0.1:1/api/")
+    assert load_settings(tmp_path).prefect_auth == SecretStr("dropflow:embedded"), "it is the same one"
     monkeypatch.setenv("DROPFLOW_PREFECT_API_URL", "https://prefect.example.com/api")
     assert load_settings(tmp_path).prefect_auth is None
 

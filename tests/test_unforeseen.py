@@ -74,6 +74,12 @@ def test_what_was_foreseen_stays_what_it_is() -> None:
         raise TransientError("503")
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
+def test_what_the_machine_lacks_is_no_fault_of_the_object(error: Exception) -> None:
+    with pytest.raises(TransientError, match="a thing: "), contained("a thing"):
+        raise error
+
+
 def test_troubles_are_raised_after_all_others_have_been_seen_to() -> None:
     done, troubles = [], Troubles()
     for number in range(4):

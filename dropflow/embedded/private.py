@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -11,11 +12,29 @@ UMASK = 0o077
 """Of all that is started: what a program makes is closed to other users, whatever it asks for."""
 
 
+MADE_HERE = ("audit.log", "ledger.sqlite*", "logs", "minio*", "prefect", "seaweedfs*", "stack.env", "up.lock")
+"""What there is of ours in a data folder, which may be one that holds other things, too."""
+
+
 def make_private(folder: Path) -> None:
-    """Make the folder, closed to other users, and close what an earlier version has left open in it."""
+    """Make a folder of our own, closed to other users."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in (folder, *(path for path in folder.iterdir() if not path.is_symlink())):
-        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~UMASK)
+    _close(folder)
+
+
+def close_to_others(data_dir: Path) -> None:
+    """Close what an earlier version has left open. What others have put there is left as it is."""
+    for pattern in MADE_HERE:
+        for path in data_dir.glob(pattern):
+            # What somebody else runs may come and go meanwhile.
+            with suppress(FileNotFoundError):
+                _close(path)
+
+
+def _close(path: Path) -> None:
+    found = path.lstat()
+    if found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode):
+        path.chmod(stat.S_IMODE(found.st_mode) & ~UMASK)
 
 
 def open_private(path: Path) -> IO[str]:

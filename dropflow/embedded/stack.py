@@ -17,7 +17,7 @@ from dropflow.datasets import Datasets
 from dropflow.declarations import load_datasets
 from dropflow.embedded.database import embedded_database
 from dropflow.embedded.environment import PREFECT, TRACES, for_the_worker, inherited
-from dropflow.embedded.private import make_private, open_private, write_private
+from dropflow.embedded.private import close_to_others, open_private, write_private
 from dropflow.embedded.processes import LOOPBACK, Process, Supervisor, answers, free_port
 from dropflow.embedded.stores import StoreAccess, Webhook, bind_minio_webhook, minio, seaweedfs
 from dropflow.errors import SettingsError
@@ -243,13 +243,14 @@ def _watched(datasets: Datasets) -> list[tuple[str, str]]:
 
 def _lock(data_dir: Path) -> IO[str]:
     """One stack per data directory. Raises SettingsError when another one runs."""
-    make_private(data_dir)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = open_private(data_dir / "up.lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
         raise SettingsError(f"a stack is running in {data_dir} already; stop it or take another") from error
+    close_to_others(data_dir)
     return lock
 
 
