@@ -23,9 +23,7 @@ import pandas as pd
 import sklearn
 from pydantic import Field, ValidationError
 from sklearn.feature_extraction import DictVectorizer
-from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.preprocessing import (
-    KBinsDiscretizer,
     OneHotEncoder,
     OrdinalEncoder,
     PowerTransformer,
@@ -43,28 +41,16 @@ from dropflow.settings import load_settings
 from dropflow.storage import ABSENT, ObjectStore, connect
 from flows import archives, contract, steps, structures
 from flows.drift import ColumnReference
-from flows.transformers import (
-    Cast,
-    ClipOutliers,
-    Columnwise,
-    Derive,
-    Drop,
-    Encoder,
-    Filter,
-    FixedBins,
-    Rename,
-    Select,
-    SparseOneHot,
-)
+from flows.transformers import Columnwise, Encoder, SparseOneHot
 
 log = logging.getLogger(__name__)
 
 PREFIX = "_preprocessors/"
 TYPES: archives.Types = archives.PLAIN | {
     "ObjectNode": archives.names(
-        *(Cast, ClipOutliers, Columnwise, Derive, Drop, Encoder, Filter, FixedBins, Rename, Select),
-        *(SparseOneHot, DictVectorizer, OneHotEncoder, OrdinalEncoder, TargetEncoder),
-        *(SimpleImputer, KNNImputer, KBinsDiscretizer, *steps.SCALERS.values()),
+        *steps.TRANSFORMERS,
+        # What these hold.
+        *(DictVectorizer, OneHotEncoder, OrdinalEncoder, TargetEncoder),
     )
 }
 """All that a stored preprocessor may be made of."""
@@ -165,7 +151,8 @@ def in_use(card: PreprocessorCard, dataset: Dataset) -> bool:
 def has_recipe(card: PreprocessorCard, dataset: Dataset) -> bool:
     """Whether it was fitted with the recipe that the dataset has now.
 
-    Reckoned, as a card may say what it likes; and as it says, as another release may have reckoned otherwise.
+    Computed anew, as a card may say what it likes; and as the card says, as another release may compute it
+    otherwise.
     """
     declared = steps.recipe_id(dataset)
     return card.recipe == declared == steps.recipe_id(card.dataset)

@@ -94,6 +94,13 @@ def title(step: Step) -> str:
     return f"{step.kind} {printable(', '.join(step.columns), 80)}".strip()
 
 
+TRANSFORMERS = (
+    *(Cast, ClipOutliers, Columnwise, Derive, Drop, Encoder, Filter, FixedBins, Rename, Select, SparseOneHot),
+    *(SimpleImputer, KNNImputer, KBinsDiscretizer, *SCALERS.values()),
+)
+"""All classes that `build` makes."""
+
+
 def build(step: Step, dataset: Dataset) -> Any:
     """The unfitted transformer of one step: frame in, frame out, other columns untouched."""
     make = _BUILD.get(step.kind)

@@ -382,6 +382,17 @@ def test_a_registered_model_is_loaded_again(store: ObjectStore, trained: Trained
         np.testing.assert_array_equal(predict(estimator, trained.split.test), expected)
 
 
+def check_stored(frame: pd.DataFrame, target: str, how: Training) -> None:
+    """Trained, registered and loaded, it predicts what it did before."""
+    made, store = train(frame, target, how), MemoryStore()
+    card = models.describe(made, how, dataset())
+    models.register(store, dataset(), made.estimator, card, lambda *_: "")  # type: ignore[arg-type]
+    _, estimator = models.load_model(store, dataset(), "best")  # type: ignore[arg-type]
+    np.testing.assert_array_equal(
+        predict(estimator, made.split.test), predict(made.estimator, made.split.test)
+    )
+
+
 @pytest.mark.parametrize(
     "model", ["random_forest", "logistic_regression", "gradient_boosting", "decision_tree"]
 )
@@ -391,13 +402,7 @@ def test_every_model_can_be_stored(model: str, task: str) -> None:
         model = "ridge"
     frame, target = (iris(), "species") if task == "classification" else (trips(200), "minutes")
     how = Training.model_validate({"model": model, "task": task})
-    made, store = train(frame, target, how), MemoryStore()
-    card = models.describe(made, how, dataset())
-    models.register(store, dataset(), made.estimator, card, lambda *_: "")  # type: ignore[arg-type]
-    _, estimator = models.load_model(store, dataset(), "best")  # type: ignore[arg-type]
-    np.testing.assert_array_equal(
-        predict(estimator, made.split.test), predict(made.estimator, made.split.test)
-    )
+    check_stored(frame, target, how)
 
 
 def test_only_a_better_model_becomes_the_best(store: ObjectStore, trained: Trained) -> None:
@@ -666,13 +671,7 @@ def test_categories_that_lead_out_of_memory_are_refused() -> None:
 def test_a_model_of_other_options_can_be_stored(model: str, task: str, options: dict[str, Any]) -> None:
     frame, target = (customers(400), "Exited") if task == "classification" else (trips(200), "minutes")
     how = Training.model_validate({"model": model, "task": task, "options": options})
-    made, store = train(frame, target, how), MemoryStore()
-    card = models.describe(made, how, dataset())
-    models.register(store, dataset(), made.estimator, card, lambda *_: "")  # type: ignore[arg-type]
-    _, estimator = models.load_model(store, dataset(), "best")  # type: ignore[arg-type]
-    np.testing.assert_array_equal(
-        predict(estimator, made.split.test), predict(made.estimator, made.split.test)
-    )
+    check_stored(frame, target, how)
 
 
 def test_a_copy_of_a_card_beside_its_place_changes_nothing(trained: Trained) -> None:
