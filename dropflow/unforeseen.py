@@ -42,9 +42,9 @@ def contained(what: str) -> Iterator[None]:
 
 @dataclass
 class Troubles:
-    """Errors about single things, kept until all others have been seen to."""
+    """Errors about single things, by what they are about, kept until all others have been seen to."""
 
-    errors: list[DropflowError] = field(default_factory=list)
+    errors: dict[str, DropflowError] = field(default_factory=dict)
 
     @contextmanager
     def kept(self, what: str) -> Iterator[None]:
@@ -53,8 +53,8 @@ class Troubles:
             with contained(what):
                 yield
         except DropflowError as error:
-            self.errors.append(error)
+            self.errors[what] = error
 
     def raise_last(self) -> None:
         if self.errors:
-            raise self.errors[-1]
+            raise next(reversed(self.errors.values()))

@@ -29,7 +29,7 @@ from dropflow.receipts import (
 )
 from dropflow.seen import Seen
 from dropflow.storage import ObjectStore, pages
-from dropflow.unforeseen import contained
+from dropflow.unforeseen import Troubles, contained
 from listeners.settler import Settler, outcome_of
 
 log = logging.getLogger(__name__)
@@ -111,18 +111,19 @@ class Sweep:
 
     def _sweep(self) -> SweepReport:
         started, clock = utc_now(), time.monotonic()
-        counts = _Counts()
+        counts, unlisted, unswept = _Counts(), Troubles(), Troubles()
         with _temporary_files(), Seen() as receipts, Seen() as outputs:
-            unlisted = _each(
-                self._datasets.output_buckets, lambda bucket: self._made(bucket, receipts, outputs, counts)
-            )
-            failed = unlisted | _each(
-                self._datasets.raw_buckets,
-                lambda bucket: self._raw(bucket, receipts, outputs, unlisted.keys(), counts),
-            )
+            for bucket in self._datasets.output_buckets:
+                with unlisted.kept(bucket), _temporary_files():
+                    self._receipts(bucket, receipts, counts)
+                    self._outputs(bucket, outputs, counts)
+            for bucket in self._datasets.raw_buckets:
+                with unswept.kept(bucket), _temporary_files():
+                    self._raw(bucket, receipts, outputs, unlisted.errors, counts)
+        failed = unlisted.errors | unswept.errors
         if failed.keys() >= {*self._datasets.buckets}:
             raise next(reversed(failed.values()))
-        self._look_since(started, unlisted.keys())
+        self._look_since(started, unlisted.errors)
         self._tell_failed(failed)
         self._forget_orphans()
         self._ledger.prune(started - REMEMBERED)
@@ -140,11 +141,6 @@ class Sweep:
             *(counts.objects, report.seconds, counts.new, counts.settled, counts.reopened),
         )
         return report
-
-    def _made(self, bucket: str, receipts: Seen, outputs: Seen, counts: _Counts) -> None:
-        """Note what an output bucket holds."""
-        self._receipts(bucket, receipts, counts)
-        self._outputs(bucket, outputs, counts)
 
     def _look_since(self, started: datetime, unlisted: Collection[str]) -> None:
         """From when on the next sweep looks at outputs closely."""
@@ -330,18 +326,6 @@ class Sweep:
     def _forget_orphans(self) -> None:
         while len(self._told_orphans) > MOST_ORPHANS:
             del self._told_orphans[next(iter(self._told_orphans))]
-
-
-def _each(buckets: Iterable[str], sweep: Callable[[str], None]) -> dict[str, DropflowError]:
-    """Sweep one bucket after the other; those in which it failed, and why."""
-    failed: dict[str, DropflowError] = {}
-    for bucket in buckets:
-        try:
-            with contained(f"sweep of bucket {bucket}"), _temporary_files():
-                sweep(bucket)
-        except DropflowError as error:
-            failed[bucket] = error
-    return failed
 
 
 @contextmanager
