@@ -71,7 +71,7 @@ def read_status(ledger: Ledger) -> Status:
     return Status(
         at=utc_now(),
         datasets=datasets,
-        unaccounted=sweep.proven if sweep else None,
+        unaccounted=sweep.verified_unaccounted if sweep else None,
         oldest_in_flight=ledger.oldest(*IN_FLIGHT),
         sweep=sweep,
         sources=ledger.watch.sources(),

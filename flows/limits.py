@@ -19,8 +19,8 @@ MOST_PROCESSES = 64
 """Of one run. joblib starts as many as there are cores."""
 SHARE_OF_MACHINE = 0.75
 """That one run may take, unless set otherwise, and that all of a worker may take together."""
-CROWDED = "Crowded"
-"""A state that is none of `PERMANENT` in dropflow/prefect_api.py: the neighbours may be at fault."""
+EVICTED = "Evicted"
+"""As Kubernetes calls it. No state of `PERMANENT` in dropflow/prefect_api.py: others may be at fault."""
 MOST_TRIES = 10
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 _WORST_FIRST = Path("/proc/self/oom_score_adj")
@@ -44,8 +44,8 @@ class Excess:
 
 
 @dataclass
-class Crowd:
-    """Runs that are at work beside each other, and the bytes that they may take together."""
+class MemoryBudget:
+    """The bytes that runs at once may take together, and which runs there are."""
 
     memory: float
     runs: dict[int, list[psutil.Process]] = field(default_factory=dict)
@@ -57,18 +57,18 @@ class Crowd:
         if sum(_resident(process) for members in runs.values() for process in members) <= self.memory:
             return None
         taken = {run: sum(map(_proportional, members)) for run, members in runs.items()}
-        if one_to_end(taken, self.memory) != leader:
+        if run_to_evict(taken, self.memory) != leader:
             return None
         return Excess(
-            CROWDED,
+            EVICTED,
             f"took {taken[leader] / MIB:,.0f} MiB of memory, the most of {len(taken)} runs, which together "
-            f"took more than the {self.memory / MIB:,.0f} MiB that runs at once may take, and was ended; "
+            f"took more than the {self.memory / MIB:,.0f} MiB that runs at once may take, and was evicted; "
             "what has no receipt is delivered again. If that does not help, lower DROPFLOW_WORKER_LIMIT, or "
             "give the worker more memory",
         )
 
 
-def one_to_end(taken: Mapping[int, int], memory: float) -> int | None:
+def run_to_evict(taken: Mapping[int, int], memory: float) -> int | None:
     """The run that takes most, where all together take more. One without others has a limit of its own."""
     if sum(taken.values()) <= memory or sum(map(bool, taken.values())) < 2:
         return None
@@ -92,19 +92,21 @@ def lead_session() -> None:
         _WORST_FIRST.write_text("1000")
 
 
-async def first_excess(pid: int, limits: Limits, ended: asyncio.Future[int], crowd: Crowd) -> Excess | None:
-    """Watch a run until it ends, or a limit is crossed: its own, or that of all in the crowd."""
+async def first_excess(
+    pid: int, limits: Limits, ended: asyncio.Future[int], budget: MemoryBudget
+) -> Excess | None:
+    """Watch a run until it ends, or a limit is crossed: its own, or that of all together."""
     started = time.monotonic()
     try:
         while not (await asyncio.wait([ended], timeout=LOOK_SECONDS))[0]:
-            if excess := await asyncio.to_thread(_excess, pid, limits, time.monotonic() - started, crowd):
+            if excess := await asyncio.to_thread(_excess, pid, limits, time.monotonic() - started, budget):
                 return excess
     finally:
-        crowd.runs.pop(pid, None)
+        budget.runs.pop(pid, None)
     return None
 
 
-def _excess(pid: int, limits: Limits, seconds: float, crowd: Crowd) -> Excess | None:
+def _excess(pid: int, limits: Limits, seconds: float, budget: MemoryBudget) -> Excess | None:
     if seconds > limits.seconds:
         return Excess(
             "TimedOut",
@@ -120,8 +122,8 @@ def _excess(pid: int, limits: Limits, seconds: float, crowd: Crowd) -> Excess | 
             f"took more than {limits.memory / MIB:,.0f} MiB of memory and was ended; if it needs more, raise "
             "DROPFLOW_RUN_MEMORY_MIB, or `memory_mib` among the run's job variables",
         )
-    crowd.runs[pid] = members
-    return crowd.excess(pid)
+    budget.runs[pid] = members
+    return budget.excess(pid)
 
 
 def taken_by(leader: int) -> int:

@@ -1,4 +1,4 @@
-"""Memory that a run was refused: whose fault that is."""
+"""A lack of memory: the file's fault, or the machine's."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ TO_DO = "split it, or prepare it on a machine with more memory; a damaged file i
 
 
 @contextmanager
-def refusals_told() -> Iterator[None]:
+def rejecting_out_of_memory() -> Iterator[None]:
     """A MemoryError, which numpy and pyarrow raise as well, as our own.
 
     It is the file's: a system refuses memory to who wants more than there is at all, or than this process

@@ -35,7 +35,7 @@ from dropflow.receipts import Receipt, commit_receipt, standing_receipt
 from dropflow.storage import ObjectStore, Opened
 from flows import steps
 from flows.encoding import encode
-from flows.memory import refusals_told
+from flows.memory import rejecting_out_of_memory
 from flows.outofcore import Done, OutOfCore, why_not
 from flows.outputs import Quarantine, publish, remove_orphan
 from flows.preprocessors import Preprocessor, save
@@ -149,7 +149,7 @@ class Preparation:
             return "rejected", _told(known), 0
         done: Made | None
         try:
-            with refusals_told():
+            with rejecting_out_of_memory():
                 if self._is_large(ref, preprocessor):
                     # It is read in a way of its own, which takes long.
                     opened.close()
@@ -196,7 +196,7 @@ class Preparation:
 
     def _fit(self, ref: ObjectRef) -> Preprocessor:
         """A new version of the preprocessor, fitted on this object."""
-        with refusals_told():
+        with rejecting_out_of_memory():
             ref, content = self.stage("read", self.store.get, ref.bucket, ref.key)
             learnt = self.transformation.learn(ref, content)
         facts = {"rows": learnt.rows, "reference": learnt.reference, "run_id": self.run_id}

@@ -54,12 +54,12 @@ from dropflow.tls import trust, unreachable
 from flows import alive
 from flows.execution import LOG_FORMAT, MOST_SHOWN, run_flow_run
 from flows.limits import (
-    CROWDED,
+    EVICTED,
     MIB,
     SHARE_OF_MACHINE,
-    Crowd,
     Excess,
     Limits,
+    MemoryBudget,
     end_session,
     first_excess,
     how_it_ended,
@@ -140,7 +140,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
         self._settings = settings
         self._template = Template(settings.worker_start)
         self._at_work: set[int] = set()
-        self._crowd = Crowd(memory_of_machine() * SHARE_OF_MACHINE)
+        self._budget = MemoryBudget(memory_of_machine() * SHARE_OF_MACHINE)
 
     async def drain(self, seconds: float) -> None:
         """Take no more runs, and wait until those at work have ended, or so long."""
@@ -195,7 +195,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
         if excess:
             beside = set(self._at_work)
             await self._report(flow_run, Crashed(name=excess.name, message=excess.reason))
-            while excess.name == CROWDED and beside & self._at_work:
+            while excess.name == EVICTED and beside & self._at_work:
                 # Its place stays taken: it would be begun anew beside the same runs.
                 await anyio.sleep(0.1)
         elif code:
@@ -211,7 +211,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, BaseVariables, WarmWorkerResult])
         assert process.pid is not None
         ended = asyncio.ensure_future(exit_code(process))
         try:
-            excess = await first_excess(process.pid, limits, ended, self._crowd)
+            excess = await first_excess(process.pid, limits, ended, self._budget)
             # Also what it has left behind; the exit code comes once its own process has gone.
             await asyncio.to_thread(end_session, process.pid)
             return await ended, excess

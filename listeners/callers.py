@@ -1,10 +1,10 @@
-"""Callers of the listener: strangers, until they show a token."""
+"""Callers of the listener: anonymous until they show a token."""
 
 from starlette.requests import Request
 
-KNOWN = "dropflow.known"
+AUTHENTICATED = "dropflow.authenticated"
 
 
-def note_known(request: Request) -> None:
-    """The caller has shown a token: the server has room for it that no stranger can take."""
-    request.scope.get("state", {}).get(KNOWN, lambda: None)()
+def mark_authenticated(request: Request) -> None:
+    """The caller has shown a token: its connection counts among those that anonymous ones cannot take."""
+    request.scope.get("state", {}).get(AUTHENTICATED, lambda: None)()

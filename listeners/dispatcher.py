@@ -183,14 +183,14 @@ class Dispatcher:
                     log.warning("%s is given up: %s", printable(entry.ref.url), error, extra=of(entry.ref))
             self._ledger.match(matched)
             if MARKER in ignored:
-                ignored[MARKER], failed = self._heed(ignored[MARKER])
+                ignored[MARKER], failed = self._release_marked_by(ignored[MARKER])
                 troubles += failed
             for reason, some in ignored.items():
                 self._ledger.ignore(some, reason)
         return troubles
 
-    def _heed(self, markers: list[Entry]) -> tuple[list[Entry], list[DropflowError]]:
-        """Let go what they mark; those that were heeded, and what has kept others from it."""
+    def _release_marked_by(self, markers: list[Entry]) -> tuple[list[Entry], list[DropflowError]]:
+        """Let go what they mark; the markers that are done with, and what has kept others from it."""
         failed = self._release()
         for marker in markers:
             if failure := failed.get(marker.ref.bucket):

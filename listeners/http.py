@@ -11,11 +11,11 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from listeners import webhook
-from listeners.callers import KNOWN
+from listeners.callers import AUTHENTICATED
 
 LONGEST_HEAD = 64 * 1024
 """Bytes of request line and headers, of trailers, and of anything else that is no body."""
-MOST_STRANGERS, MOST_OF_ONE, MOST_KNOWN = 200, 100, 200
+MOST_ANONYMOUS, MOST_OF_ONE, MOST_AUTHENTICATED = 200, 100, 200
 """Connections at once of callers who have shown no token, of one address of these, and of those who have."""
 MOST_CONNECTIONS = 800
 """With those that are not counted yet: each takes a file descriptor, of which a process often has 1,024."""
@@ -60,41 +60,37 @@ class Lingering:
 class BoundedProtocol(HttpToolsProtocol):
     """Cuts off who sends endless headers, takes longer than a body may for them, or does not read.
 
-    A connection ends with an answer that does not wait for the body. Of too many strangers the one whose last
-    request is the longest ago makes room for the next.
+    A connection ends with an answer that does not wait for the body. Of too many anonymous connections the
+    one whose last request is the longest ago makes room for the next.
     """
 
     address = ""
-    is_known = False
-    quiet_since = math.inf
+    is_authenticated = False
+    idle_since = math.inf
     _unparsed = 0
-    _quiet: asyncio.TimerHandle | None = None
-    _patience: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         lingering: Any = Lingering(transport, self._is_answered_early)
         super().connection_made(lingering)
         self.address = self.client[0] if self.client else ""
         if len(self.connections) > MOST_CONNECTIONS:
-            self._end_quietest([one for one in self._all(known=False) if one is not self])
+            self._close_idlest([one for one in self._all(authenticated=False) if one is not self])
         # By a timer of its own: asyncio reads what has come, and acts on it, before it looks at timers.
-        self._quiet = self.loop.call_later(GRACE, self._fall_quiet)
-        self._wait()
+        self._start("grace", GRACE, self._fall_idle)
+        self._start("head", webhook.SLOWEST_BODY, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_hearing()
-        self._stop_waiting()
-        self._stop_watching()
+        for name in [*self._timers]:
+            self._stop(name)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stop_watching()
-        self._unread = self.loop.call_later(SLOWEST_READER, self.transport.abort)
+        self._start("reader", SLOWEST_READER, self.transport.abort)
 
     def resume_writing(self) -> None:
-        self._stop_watching()
+        self._stop("reader")
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -110,14 +106,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._unparsed = 0
         super().on_message_begin()
-        self.scope["state"][KNOWN] = self._become_known
-        self._wait()
+        self.scope["state"][AUTHENTICATED] = self._authenticate
+        self._start("head", webhook.SLOWEST_BODY, self.transport.close)
 
     def on_headers_complete(self) -> None:
         self._unparsed = 0
-        if self.quiet_since < math.inf:
-            self.quiet_since = self.loop.time()
-        self._stop_waiting()
+        if self.idle_since < math.inf:
+            self.idle_since = self.loop.time()
+        self._stop("head")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -136,46 +132,41 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_answered_early(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
 
-    def _stop_hearing(self) -> None:
-        if self._quiet:
-            self._quiet.cancel()
-            self._quiet = None
-
-    def _fall_quiet(self) -> None:
-        self.quiet_since = self.loop.time()
-        quiet = [one for one in self._all(known=False) if one.quiet_since < math.inf]
-        own = [one for one in quiet if one.address == self.address]
-        for crowd, most in ((own, MOST_OF_ONE), (quiet, MOST_STRANGERS)):
-            if len(crowd) > most:
-                self._end_quietest(crowd)
+    def _fall_idle(self) -> None:
+        self.idle_since = self.loop.time()
+        idle = [one for one in self._all(authenticated=False) if one.idle_since < math.inf]
+        own = [one for one in idle if one.address == self.address]
+        for those, most in ((own, MOST_OF_ONE), (idle, MOST_ANONYMOUS)):
+            if len(those) > most:
+                self._close_idlest(those)
                 return
 
-    def _end_quietest(self, crowd: "list[BoundedProtocol]") -> None:
-        if crowd:
-            first = min(crowd, key=lambda one: one.quiet_since)
+    def _close_idlest(self, those: "list[BoundedProtocol]") -> None:
+        if those:
+            first = min(those, key=lambda one: one.idle_since)
             self.connections.discard(first)
             first.transport.abort()
 
-    def _become_known(self) -> None:
-        # One too many is served all the same, as a stranger.
-        self.is_known = self.is_known or len(self._all(known=True)) < MOST_KNOWN
+    def _authenticate(self) -> None:
+        # One too many is served all the same, as an anonymous one.
+        self.is_authenticated = (
+            self.is_authenticated or len(self._all(authenticated=True)) < MOST_AUTHENTICATED
+        )
 
-    def _all(self, *, known: bool) -> "list[BoundedProtocol]":
-        return [one for one in self.connections if isinstance(one, BoundedProtocol) and one.is_known is known]
+    def _all(self, *, authenticated: bool) -> "list[BoundedProtocol]":
+        return [
+            one
+            for one in self.connections
+            if isinstance(one, BoundedProtocol) and one.is_authenticated is authenticated
+        ]
 
-    def _stop_watching(self) -> None:
-        if self._unread:
-            self._unread.cancel()
-            self._unread = None
+    def _start(self, timer: str, seconds: float, act: Callable[[], object]) -> None:
+        self._stop(timer)
+        self._timers[timer] = self.loop.call_later(seconds, act)
 
-    def _wait(self) -> None:
-        self._stop_waiting()
-        self._patience = self.loop.call_later(webhook.SLOWEST_BODY, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._patience:
-            self._patience.cancel()
-            self._patience = None
+    def _stop(self, timer: str) -> None:
+        if started := self._timers.pop(timer, None):
+            started.cancel()
 
 
 def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dropflow.errors import LedgerError, TransientError, UnforeseenError
-from listeners.callers import note_known
+from listeners.callers import mark_authenticated
 from listeners.intake import Intake
 from listeners.metrics import Metrics
 from listeners.parsing import parse_webhook_body
@@ -128,7 +128,7 @@ class Webhook:
         given = request.headers.get("authorization", "").encode("latin-1")
         if not hmac.compare_digest(given, self._expected):
             raise RefusedError(401, "unauthorized", "wrong or missing bearer token")
-        note_known(request)
+        mark_authenticated(request)
         length = request.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length) > LONGEST_BODY:
             raise _too_long()

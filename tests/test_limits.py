@@ -11,7 +11,7 @@ import pytest
 
 from dropflow.prefect_api import PERMANENT
 from flows import limits
-from flows.limits import CROWDED, MIB, Crowd, Excess, Limits, end_session, first_excess, one_to_end
+from flows.limits import EVICTED, MIB, Excess, Limits, MemoryBudget, end_session, first_excess, run_to_evict
 
 ALONE = Limits(memory=1000 * MIB, seconds=60)
 
@@ -31,11 +31,11 @@ ALONE = Limits(memory=1000 * MIB, seconds=60)
 def test_of_runs_that_together_take_too_much_the_one_that_takes_most_is_ended(
     taken: dict[int, int], ended: int | None
 ) -> None:
-    assert one_to_end(taken, 100) == ended
+    assert run_to_evict(taken, 100) == ended
 
 
-def test_a_crowded_run_is_tried_again() -> None:
-    assert CROWDED not in PERMANENT
+def test_an_evicted_run_is_tried_again() -> None:
+    assert EVICTED not in PERMANENT
 
 
 @contextmanager
@@ -62,11 +62,11 @@ def holding(mebibytes: int) -> Iterator[subprocess.Popen[bytes]]:
 
 async def watched(processes: list[subprocess.Popen[bytes]], memory: int) -> list[Excess | None]:
     """What each has crossed. What is too much is ended; once somebody is, the others may end by themselves."""
-    crowd = Crowd(memory * MIB)
+    budget = MemoryBudget(memory * MIB)
 
     async def watch(process: subprocess.Popen[bytes]) -> Excess | None:
         ended = asyncio.ensure_future(asyncio.to_thread(process.wait))
-        excess = await first_excess(process.pid, ALONE, ended, crowd)
+        excess = await first_excess(process.pid, ALONE, ended, budget)
         if excess:
             end_session(process.pid)
             await asyncio.sleep(20 * limits.LOOK_SECONDS)
@@ -84,7 +84,7 @@ async def watched(processes: list[subprocess.Popen[bytes]], memory: int) -> list
         assert not watches[0].done()
         processes[0].communicate(b"\n")
     found = await asyncio.gather(*watches)
-    assert not crowd.runs
+    assert not budget.runs
     return found
 
 
@@ -98,6 +98,6 @@ def test_runs_at_once_stay_below_the_memory_that_they_may_take_together(
         found = asyncio.run(watched(processes, 180))
     assert [number for number, excess in enumerate(found) if excess] == ([] if ended is None else [ended])
     for excess in filter(None, found):
-        assert excess.name == CROWDED
+        assert excess.name == EVICTED
         # Two are enough: the first look at the third may still be to come.
         assert re.search(r"the most of [23] runs, which together took more than the 180 MiB", excess.reason)

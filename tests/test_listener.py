@@ -829,18 +829,18 @@ def test_an_object_alone_that_takes_too_much_is_not_tried_again(listener: Listen
     assert listener.fate(first.key) == listener.fate(second.key) == (Fate.PENDING, f"run r ended as {state}")
 
 
-def test_an_object_whose_run_was_crowded_is_tried_again_and_not_for_ever(listener: Listener) -> None:
+def test_an_object_whose_run_was_evicted_is_tried_again_and_not_for_ever(listener: Listener) -> None:
     ref = listener.put("churn/a.csv")
     listener.see(ref)
     for number in range(AT_ONCE.deliveries):
         listener.dispatcher.dispatch()
         listener.prefect.run(
-            ref.key, kind="CRASHED", state="Crowded", message="took 9 MiB, the most of 2 runs"
+            ref.key, kind="CRASHED", state="Evicted", message="took 9 MiB, the most of 2 runs"
         )
         listener.settler.look()
         assert len(listener.prefect.events) == number + 1
     fate, reason = listener.fate(ref.key)
-    assert (fate, "ended as Crowded: took 9 MiB, the most of 2 runs" in reason) == (Fate.FAILED, True)
+    assert (fate, "ended as Evicted: took 9 MiB, the most of 2 runs" in reason) == (Fate.FAILED, True)
 
 
 @pytest.mark.parametrize(("fewest", "sizes"), [(200, [160]), (25, [40, 30, 25, 25])])

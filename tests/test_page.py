@@ -710,8 +710,8 @@ def test_one_address_does_not_take_all_connections(site: Site, monkeypatch: pyte
 
 
 def test_who_has_signed_in_keeps_the_connection(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("listeners.http.MOST_STRANGERS", 3)
-    monkeypatch.setattr("listeners.http.MOST_KNOWN", 1)
+    monkeypatch.setattr("listeners.http.MOST_ANONYMOUS", 3)
+    monkeypatch.setattr("listeners.http.MOST_AUTHENTICATED", 1)
     site = make_site(page_token=PAGE_TOKEN)
     given = site.client.post("/login", json={"token": PAGE_TOKEN}).headers["set-cookie"]
     cookie = f"Cookie: {given.partition(';')[0]}\r\n"

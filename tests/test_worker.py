@@ -22,7 +22,7 @@ from dropflow.errors import PermanentError
 from dropflow.settings import Settings
 from flows import worker
 from flows.alive import touch_for_ever
-from flows.limits import CROWDED, Excess, Limits
+from flows.limits import EVICTED, Excess, Limits
 from flows.steps import own_function
 from flows.worker import Doubts, WarmWorker, is_abandoned, mark_crashed_runs, worker_name
 
@@ -141,14 +141,14 @@ def test_an_own_run_that_ended_without_a_word_is_marked_at_the_second_look(
     assert client.crashed == [mute.id]
 
 
-def test_the_place_of_a_crowded_run_stays_taken_while_those_beside_it_are_at_work(
+def test_the_place_of_an_evicted_run_stays_taken_while_those_beside_it_are_at_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Begun anew at once, it would meet the same runs."""
     reported: list[str] = []
 
     async def watched(*_: object) -> tuple[int, Excess]:
-        return -9, Excess(CROWDED, "took the most")
+        return -9, Excess(EVICTED, "took the most")
 
     async def report(_flow_run: object, state: State[Any]) -> None:
         reported.append(state.name or "")
@@ -162,7 +162,7 @@ def test_the_place_of_a_crowded_run_stays_taken_while_those_beside_it_are_at_wor
         configuration = SimpleNamespace(env={}, labels={}, limits=lambda _: Limits(1, 1))
         run = asyncio.create_task(mine.run(SimpleNamespace(id=uuid4()), configuration))  # type: ignore[arg-type]
         await asyncio.sleep(0.5)
-        assert (reported, run.done()) == ([CROWDED], False)
+        assert (reported, run.done()) == ([EVICTED], False)
         mine._at_work.clear()
         await asyncio.wait_for(run, 5)
 

@@ -3,7 +3,7 @@
 import os
 
 from dropflow.settings import FILE
-from dropflow.settings import PREFIX as OURS
+from dropflow.settings import PREFIX as VARIABLE
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 SYSTEM = (
@@ -14,7 +14,7 @@ SYSTEM = (
 """What any program may be told: its language, the way to others, how its libraries behave."""
 PREFECT, TRACES = "PREFECT_", "OTEL_"
 _OF_THE_LISTENER = ("NOTIFY_URLS", "WEBHOOK_TOKEN", "PAGE_TOKEN", "LEDGER_URL")
-NOT_THE_WORKERS = {f"{OURS}{name}{end}" for name in _OF_THE_LISTENER for end in ("", FILE)}
+NOT_THE_WORKERS = {f"{VARIABLE}{name}{end}" for name in _OF_THE_LISTENER for end in ("", FILE)}
 """Secrets that no run has a use for."""
 
 

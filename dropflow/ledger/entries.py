@@ -203,7 +203,7 @@ class SweepReport:
     unswept: str = ""
 
     @property
-    def proven(self) -> int | None:
+    def verified_unaccounted(self) -> int | None:
         """How many objects are unaccounted for; None where a bucket could not be listed."""
         return None if self.unswept else self.unaccounted
 

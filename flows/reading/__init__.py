@@ -14,7 +14,7 @@ import pandas as pd
 
 from dropflow.errors import RejectedError
 from dropflow.formats import Reading
-from flows.memory import refusals_told
+from flows.memory import rejecting_out_of_memory
 from flows.reading import (
     columns,
     compression,
@@ -82,7 +82,7 @@ def read(content: bytes, name: str, reading: Reading, numbers: Collection[str]) 
     plain index and distinct names. Raises RejectedError with what is wrong and where, SettingsError when
     Excel is to be read and openpyxl is not installed, TransientError where others hold the memory.
     """
-    with refusals_told():
+    with rejecting_out_of_memory():
         return _read(content, name, reading, frozenset(numbers))
 
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from dropflow.errors import SettingsError
 from dropflow.settings import Settings
-from listeners.callers import note_known
+from listeners.callers import mark_authenticated
 
 HEADER = "x-dropflow"
 SIGNED_IN_SECONDS = 12 * 3600
@@ -74,7 +74,7 @@ class Access:
             return
         if not self._valid(request.cookies.get(self._cookie, "")):
             raise HTTPException(401, "The page's token is asked for first.")
-        note_known(request)
+        mark_authenticated(request)
 
     @property
     def asks(self) -> bool:

@@ -63,7 +63,7 @@ def listing(found: Page, counts: dict[str, dict[Fate, int]], sweep: SweepReport 
     """The answer that is polled. It holds nothing that changes by itself, or it would never be the same."""
     return {
         "counts": {name: {fate.value: n for fate, n in by.items()} for name, by in sorted(counts.items())},
-        "unaccounted": sweep.proven if sweep else None,
+        "unaccounted": sweep.verified_unaccounted if sweep else None,
         "objects": [row(entry) for entry in found.entries],
         "next": place_text(found.after) if found.after else None,
     }
